@@ -1,0 +1,63 @@
+"""Exact greedy non-maximum suppression in plain torch, on any device.
+
+N boxes, sorted by score. K kept so far.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Boxes compared at once: large enough to be worth a kernel, small enough for the IoUs to stay in cache.
+BLOCK_SIZE = 256
+
+
+def pairwise_overlaps(boxes_a: Tensor, boxes_b: Tensor, threshold: float, offset: int) -> Tensor:
+    """Tell which pairs overlap by more than ``threshold`` IoU: (A, 4), (B, 4) -> (A, B) bool."""
+    ax1, ay1, ax2, ay2 = boxes_a.unsqueeze(-1).unbind(1)  # (A, 1) each
+    bx1, by1, bx2, by2 = boxes_b.unbind(1)  # (B,) each
+    inter = (torch.minimum(ax2, bx2) - torch.maximum(ax1, bx1)).add_(offset).clamp_(min=0)  # (A, B)
+    inter *= (torch.minimum(ay2, by2) - torch.maximum(ay1, by1)).add_(offset).clamp_(min=0)
+    area_a = (ax2 - ax1 + offset) * (ay2 - ay1 + offset)
+    area_b = (bx2 - bx1 + offset) * (by2 - by1 + offset)
+    return inter / (area_a + area_b - inter) > threshold
+
+
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0, labels: Tensor | None = None) -> Tensor:
+    """Keep each box that no better kept box of its class overlaps by more than ``iou_threshold``.
+
+    With ``labels`` the classes never meet. That is exact where shifting each class by ``label * extent``, as
+    ``mmcv.ops.batched_nms`` does, is not: float32 has too few digits for many classes on large images, and boxes
+    with negative coordinates reach into the class before theirs.
+
+    The greedy order is kept block by block. Inside a block, "kept unless a kept better one overlaps" is iterated to
+    its fixed point, which is unique, is the greedy answer, and is reached after as many rounds as the longest chain
+    of boxes that suppress each other (a handful).
+
+    Args:
+        boxes: (N, 4), xyxy in pixels.
+        scores: (N,).
+        iou_threshold: Boxes that overlap by more than this are suppressed.
+        offset: 0 or 1, added to widths and heights (1: the old convention of inclusive corners).
+        labels: (N,) classes, or None for one class.
+
+    Returns:
+        (K,) int64, the indices of the kept boxes, best first.
+    """
+    order = scores.argsort(descending=True, stable=True)
+    sorted_boxes = boxes[order].float()
+    sorted_labels = None if labels is None else labels[order]
+    kept = order.new_empty(0)
+    for start in range(0, len(order), BLOCK_SIZE):
+        block = torch.arange(start, min(start + BLOCK_SIZE, len(order)), device=order.device)
+        rivals = torch.cat([kept, block])  # (K + n,)
+        suppresses = pairwise_overlaps(sorted_boxes[rivals], sorted_boxes[block], iou_threshold, offset)
+        if sorted_labels is not None:
+            suppresses &= sorted_labels[rivals, None] == sorted_labels[block]
+        alive = ~suppresses[: len(kept)].any(0)  # (n,)
+        inner = suppresses[len(kept) :].triu_(1) & alive[:, None]  # row suppresses column, if it is kept itself
+        keep, previous = alive, None
+        while previous is None or not torch.equal(keep, previous):
+            keep, previous = alive & ~(inner & keep[:, None]).any(0), keep
+        kept = torch.cat([kept, block[keep]])
+    return order[kept]
