@@ -1,0 +1,90 @@
+# Blood cells: 205 images, 320 pixels, one CPU or GPU. A short recipe to start from for a small set of one's own.
+_base_ = './yolov7_tiny_8xb16-300e_coco.py'
+
+data_root = 'data/bccd/'
+metainfo = dict(classes=('RBC', 'WBC', 'Platelets'))
+img_scale = (320, 320)
+max_epochs = 40
+warmup_epochs = 2
+num_last_epochs = 10
+
+model = dict(
+    # The images come at one size, so only the scale of the mosaic varies; smallest cells stay above 4 pixels.
+    data_preprocessor=dict(
+        batch_augments=[dict(type='BatchMultiScale', random_size_range=(320, 320), min_bbox_size=4.0)]
+    ),
+    bbox_head=dict(num_classes=3),
+)
+
+train_pipeline = [
+    # 40 epochs of 26 steps are too few for large scale jitter.
+    dict(type='MosaicAffineMixUp', img_scale=img_scale, scaling_ratio_range=(0.5, 1.5)),
+    dict(type='RandomHSVGain'),
+    dict(type='PackDetInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=img_scale, keep_ratio=True),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
+]
+
+train_dataloader = dict(
+    batch_size=8,
+    num_workers=2,
+    dataset=dict(
+        dataset=dict(
+            data_root=data_root,
+            metainfo=metainfo,
+            ann_file='annotations/train.json',
+            data_prefix=dict(img='images/'),
+        ),
+        pipeline=train_pipeline,
+    ),
+)
+val_dataloader = dict(
+    num_workers=2,
+    dataset=dict(
+        data_root=data_root,
+        metainfo=metainfo,
+        ann_file='annotations/val.json',
+        data_prefix=dict(img='images/'),
+        pipeline=test_pipeline,
+    ),
+)
+test_dataloader = dict(
+    num_workers=2,
+    dataset=dict(
+        data_root=data_root,
+        metainfo=metainfo,
+        ann_file='annotations/test.json',
+        data_prefix=dict(img='images/'),
+        pipeline=test_pipeline,
+    ),
+)
+val_evaluator = dict(ann_file=data_root + 'annotations/val.json', classwise=True)
+test_evaluator = dict(ann_file=data_root + 'annotations/test.json', classwise=True)
+
+train_cfg = dict(max_epochs=max_epochs, val_interval=5, dynamic_intervals=[(max_epochs - 5, 1)])
+optim_wrapper = dict(optimizer=dict(lr=0.001))
+param_scheduler = [
+    dict(type='LinearLR', start_factor=1e-4, by_epoch=True, begin=0, end=warmup_epochs, convert_to_iter_based=True),
+    dict(
+        type='CosineAnnealingLR',
+        eta_min_ratio=0.01,
+        by_epoch=True,
+        begin=warmup_epochs,
+        end=max_epochs,
+        T_max=max_epochs - warmup_epochs,
+        convert_to_iter_based=True,
+    ),
+]
+auto_scale_lr = dict(base_batch_size=8)
+
+custom_hooks = [
+    dict(type='EMAHook', ema_type='ExpMomentumEMA', momentum=0.0002, gamma=2000, update_buffers=True, priority=49),
+    dict(type='LastStageHook', num_last_epochs=num_last_epochs, priority=48),
+    dict(type='NumClassCheckHook'),
+    dict(type='CheckInvalidLossHook', interval=50),
+]
+default_hooks = dict(logger=dict(interval=10))

@@ -1,0 +1,9 @@
+_base_ = './yolov7_l_8xb16-300e_coco.py'
+
+model = dict(
+    # 0.5 to 1.5 times 640
+    data_preprocessor=dict(batch_augments=[dict(type='BatchMultiScale', random_size_range=(320, 960))]),
+    backbone=dict(arch='tiny'),
+    neck=dict(in_channels=[128, 256, 512], out_channels=128, num_stages=2),
+    bbox_head=dict(in_channels=128),
+)

@@ -1,0 +1,57 @@
+"""Run any tool that mmdet ships, with yolov7_simple imported first.
+
+    python tools/mmdet_tool.py analysis_tools/browse_dataset.py CONFIG ...
+
+That lets the tools work where mmcv has no compiled ops (mmcv-lite), and distributed ones on machines without a GPU.
+"""
+
+import os
+import runpy
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import yolov7_simple  # noqa: F401  (before mmdet: it stands in for missing mmcv ops)
+
+
+def tools_dir() -> Path:
+    """Where mmdet keeps its tools: in the installed package, or beside it in a checkout."""
+    import mmdet
+
+    package = Path(mmdet.__file__).parent
+    for folder in (package / '.mim' / 'tools', package.parent / 'tools'):
+        if (folder / 'train.py').is_file():
+            return folder
+    sys.exit(f'This mmdet ({package}) has no tools: install mmdet 3.x from its wheel, or from a checkout.')
+
+
+def join_processes_without_gpu() -> None:
+    """Start torch.distributed where mmengine would insist on a GPU."""
+    import torch
+    import torch.distributed as dist
+    from mmengine.device import get_device
+
+    if 'RANK' in os.environ and '--launcher' in sys.argv and get_device() == 'cpu':
+        # The processes share the cores; torchrun's default is one thread each.
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get('LOCAL_WORLD_SIZE', 1))))
+        dist.init_process_group('gloo')
+
+
+def run(tool: str) -> None:
+    """Run a tool of mmdet with the arguments of this process."""
+    path = tools_dir() / tool
+    if not path.is_file():
+        names = sorted(str(p.relative_to(tools_dir())) for p in tools_dir().rglob('*.py'))
+        sys.exit(f'mmdet has no tool {tool}. It has:\n  ' + '\n  '.join(names))
+    join_processes_without_gpu()
+    sys.argv[0] = str(path)
+    sys.path.insert(0, str(path.parent))
+    runpy.run_path(str(path), run_name='__main__')
+
+
+if __name__ == '__main__':
+    if len(sys.argv) < 2 or sys.argv[1] in ('-h', '--help'):
+        sys.exit(__doc__)
+    name = sys.argv.pop(1)
+    run(name)
