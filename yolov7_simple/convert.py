@@ -30,69 +30,61 @@ SIZES = (
     Size('huge', ('backbone.layer_1.0.convs.0.weight', 40), 320, 4, 2, 'yolov7_x_8xb16-300e_coco.py'),
 )
 
-# (pattern of the original's module name, ours), a number in brackets is kept. A name is built of one row of each
-# table: part of the network, then part of the block, then the layers of a convolution.
-NETWORK_NAMES = (
-    (r'backbone\.layer_1\.(?=convs)', r'backbone.stem.0.'),
-    (r'backbone\.layer_1\.(\d+)\.', r'backbone.stem.\1.'),
-    (r'backbone\.layer_2\.', r'backbone.stage1.'),
-    (r'backbone\.layer_3\.', r'backbone.stage2.'),
-    (r'backbone\.layer_4\.', r'backbone.stage3.'),
-    (r'backbone\.layer_5\.', r'backbone.stage4.'),
-    (r'neck\.cv1\.', r'neck.spp.shortcut.'),
-    (r'neck\.cv2\.', r'neck.spp.main.0.'),
-    (r'neck\.m\.0\.', r'neck.spp.main.1.'),
-    (r'neck\.m\.1\.cv1\.', r'neck.spp.main.2.reduce.'),
-    (r'neck\.m\.1\.cv2\.', r'neck.spp.main.2.fuse.'),
-    (r'neck\.m\.2\.', r'neck.spp.main.3.'),
-    (r'neck\.cv3\.', r'neck.spp.fuse.'),
-    (r'fpn\.reduce_layer_1\.', r'neck.reduce_q5.'),
-    (r'fpn\.reduce_layer_2\.', r'neck.lateral_c4.'),
-    (r'fpn\.reduce_layer_3\.', r'neck.reduce_t4.'),
-    (r'fpn\.reduce_layer_4\.', r'neck.lateral_c3.'),
-    (r'fpn\.top_down_layer_1\.', r'neck.top_down_p4.'),
-    (r'fpn\.top_down_layer_2\.', r'neck.top_down_p3.'),
-    (r'fpn\.downsample_layer_1\.', r'neck.down_p3.'),
-    (r'fpn\.downsample_layer_2\.', r'neck.down_p4.'),
-    (r'fpn\.bottom_up_layer_1\.', r'neck.bottom_up_p4.'),
-    (r'fpn\.bottom_up_layer_2\.', r'neck.bottom_up_p5.'),
-    (r'fpn\.head_conv_1\.', r'neck.out_p3.0.'),
-    (r'fpn\.head_conv_2\.', r'neck.out_p4.0.'),
-    (r'fpn\.head_conv_3\.', r'neck.out_p5.0.'),
-    (r'fpn\.out_layers\.0\.', r'neck.out_p3.1.'),
-    (r'fpn\.out_layers\.1\.', r'neck.out_p4.1.'),
-    (r'fpn\.out_layers\.2\.', r'neck.out_p5.1.'),
-    (r'non_shared_heads\.(\d+)\.(cls|reg)_feats\.', r'bbox_head.\2_towers.\1.'),
-    (r'(cls|reg|obj)_preds\.', r'bbox_head.\1_preds.'),
+# Our name -> the original's, each rule applied in turn: the network from the image on, then what blocks are made of.
+NAMES = (
+    (r'^backbone\.stem\.', r'backbone.layer_1.'),
+    (r'^backbone\.stage1\.', r'backbone.layer_2.'),
+    (r'^backbone\.stage2\.', r'backbone.layer_3.'),
+    (r'^backbone\.stage3\.', r'backbone.layer_4.'),
+    (r'^backbone\.stage4\.', r'backbone.layer_5.'),
+    (r'^neck\.spp\.shortcut\.', r'neck.cv1.'),
+    (r'^neck\.spp\.main\.0\.', r'neck.cv2.'),
+    (r'^neck\.spp\.main\.1\.', r'neck.m.0.'),
+    (r'^neck\.spp\.main\.2\.reduce\.', r'neck.m.1.cv1.'),
+    (r'^neck\.spp\.main\.2\.fuse\.', r'neck.m.1.cv2.'),
+    (r'^neck\.spp\.main\.3\.', r'neck.m.2.'),
+    (r'^neck\.spp\.fuse\.', r'neck.cv3.'),
+    (r'^neck\.reduce_q5\.', r'fpn.reduce_layer_1.'),
+    (r'^neck\.lateral_c4\.', r'fpn.reduce_layer_2.'),
+    (r'^neck\.top_down_p4\.', r'fpn.top_down_layer_1.'),
+    (r'^neck\.reduce_t4\.', r'fpn.reduce_layer_3.'),
+    (r'^neck\.lateral_c3\.', r'fpn.reduce_layer_4.'),
+    (r'^neck\.top_down_p3\.', r'fpn.top_down_layer_2.'),
+    (r'^neck\.down_p3\.', r'fpn.downsample_layer_1.'),
+    (r'^neck\.bottom_up_p4\.', r'fpn.bottom_up_layer_1.'),
+    (r'^neck\.down_p4\.', r'fpn.downsample_layer_2.'),
+    (r'^neck\.bottom_up_p5\.', r'fpn.bottom_up_layer_2.'),
+    (r'^neck\.out_p3\.0\.', r'fpn.head_conv_1.'),
+    (r'^neck\.out_p4\.0\.', r'fpn.head_conv_2.'),
+    (r'^neck\.out_p5\.0\.', r'fpn.head_conv_3.'),
+    (r'^neck\.out_p3\.1\.', r'fpn.out_layers.0.'),
+    (r'^neck\.out_p4\.1\.', r'fpn.out_layers.1.'),
+    (r'^neck\.out_p5\.1\.', r'fpn.out_layers.2.'),
+    (r'^bbox_head\.(cls|reg)_towers\.(\d)\.', r'non_shared_heads.\2.\1_feats.'),
+    (r'^bbox_head\.(cls|reg|obj)_preds\.', r'\1_preds.'),
+    (r'\.shortcut\.', r'.cv1.'),
+    (r'\.main\.', r'.cv2.'),
+    (r'\.(deeper|stages)\.', r'.cv3.'),
+    (r'\.deepest\.', r'.cv4.'),
+    (r'\.fuse\.', r'.out.'),
+    (r'\.pool\.1\.', r'.cv1.'),
+    (r'\.stride\.', r'.cv2.'),
+    (r'\.conv\.(?=\w+$)', r'.convs.0.'),
+    (r'\.bn\.(?=\w+$)', r'.convs.1.'),
 )
-BLOCK_NAMES = (
-    # ELAN of the backbone
-    (r'(stage\d)\.1\.cv1\.', r'\1.1.shortcut.'),
-    (r'(stage\d)\.1\.cv2\.', r'\1.1.main.'),
-    (r'(stage\d)\.1\.cv3\.', r'\1.1.deeper.'),
-    (r'(stage\d)\.1\.cv4\.', r'\1.1.deepest.'),
-    (r'(stage\d)\.1\.out\.', r'\1.1.fuse.'),
-    # Down, in the backbone and in the neck
-    (r'(stage\d\.0|neck\.down_p\d)\.cv1\.', r'\1.pool.1.'),
-    (r'(stage\d\.0|neck\.down_p\d)\.cv2\.', r'\1.stride.'),
-    # ELAN of the neck; stages of a single convolution have no second number
-    (r'(top_down_p\d|bottom_up_p\d)\.cv1\.', r'\1.shortcut.'),
-    (r'(top_down_p\d|bottom_up_p\d)\.cv2\.', r'\1.main.'),
-    (r'(top_down_p\d|bottom_up_p\d)\.cv3\.(\d+)\.(?=convs)', r'\1.stages.\2.0.'),
-    (r'(top_down_p\d|bottom_up_p\d)\.cv3\.(\d+)\.(\d+)\.', r'\1.stages.\2.\3.'),
-    (r'(top_down_p\d|bottom_up_p\d)\.out\.', r'\1.fuse.'),
+# A stem, and a stage of the neck, of a single convolution is not a list in the original.
+SINGLE_CONV_NAMES = (
+    (r'^(backbone\.layer_1)\.0\.', r'\1.'),
+    (r'^(fpn\.\w+\.cv3\.\d)\.0\.', r'\1.'),
 )
-LAYER_NAMES = ((r'convs\.0\.(?=\w+$)', r'conv.'), (r'convs\.1\.(?=\w+$)', r'bn.'))
 
 
-def convert_key(key: str) -> str:
-    """Translate one name; what no rule knows comes back as it was."""
-    for table in (NETWORK_NAMES, BLOCK_NAMES, LAYER_NAMES):
-        for pattern, replacement in table:
-            new_key, count = re.subn(pattern if table is not NETWORK_NAMES else '^' + pattern, replacement, key)
-            if count:
-                key = new_key
-                break
+def original_key(key: str, size: Size) -> str:
+    """Name in the original of a parameter or buffer of ours."""
+    stem, stage = SINGLE_CONV_NAMES
+    single = (stem,) * (size.arch == 'tiny') + (stage,) * (size.depth == 1)
+    for pattern, replacement in NAMES + single:
+        key = re.sub(pattern, replacement, key)
     return key
 
 
@@ -142,25 +134,19 @@ def convert_state_dict(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         raise ValueError('Missing key: cls_preds.0.weight, which tells the number of classes.')
     wanted = build_network(size, classes.shape[0]).state_dict()
 
-    converted, unknown, misshapen = {}, [], []
-    for key, value in state_dict.items():
-        new_key = convert_key(key)
-        if new_key not in wanted or new_key in converted:
-            unknown.append(key)
-        elif value.shape != wanted[new_key].shape:
-            misshapen.append(f'{key} is {tuple(value.shape)}, not {tuple(wanted[new_key].shape)}')
-        else:
-            converted[new_key] = value
-    missing = [key for key in wanted if key not in converted and not any(key == convert_key(k) for k in state_dict)]
+    sources = {key: original_key(key, size) for key in wanted}
+    unknown = state_dict.keys() - sources.values()
+    missing = [source for source in sources.values() if source not in state_dict]
+    misshapen = [
+        f'{source} is {tuple(state_dict[source].shape)} and not {tuple(wanted[key].shape)}'
+        for key, source in sources.items()
+        if source in state_dict and state_dict[source].shape != wanted[key].shape
+    ]
     problems = [
         f'{len(names)} {what}: {", ".join(names)}'
-        for what, names in (
-            ('unknown keys', unknown),
-            ('keys of another shape', misshapen),
-            ('missing (by their new names)', missing),
-        )
+        for what, names in (('unknown', sorted(unknown)), ('missing', missing), ('of another shape', misshapen))
         if names
     ]
     if problems:
-        raise ValueError(f'Cannot convert this {size.arch} checkpoint. ' + '; '.join(problems) + '.')
-    return converted
+        raise ValueError(f'Cannot convert this checkpoint, arch {size.arch!r}. Keys ' + '; '.join(problems) + '.')
+    return {key: state_dict[source] for key, source in sources.items()}

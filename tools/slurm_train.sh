@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Train under slurm: [GPUS=8 GPUS_PER_NODE=8 CPUS_PER_TASK=5 SRUN_ARGS=...] \
+#   tools/slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR [flags]
+set -euo pipefail
+if [ $# -lt 4 ]; then
+    echo "usage: $0 PARTITION JOB_NAME CONFIG WORK_DIR [flags of tools/train.py]" >&2
+    exit 2
+fi
+HERE=$(cd "$(dirname "$0")" && pwd)
+GPUS=${GPUS:-8}
+GPUS_PER_NODE=${GPUS_PER_NODE:-8}
+# SRUN_ARGS is a list of words.
+# shellcheck disable=SC2086
+exec env PYTHONPATH="$HERE/..:${PYTHONPATH:-}" srun \
+    -p "$1" --job-name="$2" --gres="gpu:$GPUS_PER_NODE" \
+    --ntasks="$GPUS" --ntasks-per-node="$GPUS_PER_NODE" --cpus-per-task="${CPUS_PER_TASK:-5}" \
+    --kill-on-bad-exit=1 ${SRUN_ARGS:-} \
+    "${PYTHON:-python}" -u "$HERE/train.py" "$3" --work-dir="$4" --launcher=slurm "${@:5}"

@@ -1,0 +1,92 @@
+"""Reading checkpoints without running what is in them.
+
+torch 2.6 and later load with ``weights_only``, which refuses every class that it does not know, and mmengine's
+checkpoints hold a few: the history of the logged numbers. This module allows exactly those, and leaves the refusal
+on for everything else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+
+# The functions by which a HistoryBuffer names its own statistics.
+STATISTICS = ('min', 'max', 'mean', 'current', 'statistics')
+
+
+def get_statistic(owner: type, name: str) -> Callable:
+    """``getattr`` for the one use that mmengine's checkpoints have for it: the methods of HistoryBuffer.
+
+    Allowing the real one would let a pickle walk from any method to its globals.
+    """
+    if owner is not HistoryBuffer or name not in STATISTICS:
+        raise pickle.UnpicklingError(f'a checkpoint has no business with attribute {name!r} of {owner!r}')
+    return getattr(owner, name)
+
+
+def safe_globals() -> list:
+    """What a checkpoint of mmengine may hold besides tensors and plain Python; (object, name in the pickle) or class."""
+    multiarray = getattr(np, '_core', None) or np.core
+    numpy_functions = [
+        # Arrays and scalars are pickled through these two functions; numpy 2 renamed the module.
+        (getattr(multiarray.multiarray, function), f'numpy.{module}.multiarray.{function}')
+        for function in ('_reconstruct', 'scalar')
+        for module in ('core', '_core')
+    ]
+    return [
+        HistoryBuffer,  # message_hub.log_scalars: one for each logged number
+        (get_statistic, 'builtins.getattr'),  # how a HistoryBuffer names its statistics
+        *numpy_functions,  # the numbers in a HistoryBuffer, and message_hub.runtime_info['eta']
+        np.ndarray,
+        np.dtype,
+        *(type(np.dtype(kind)) for kind in ('f8', 'f4', 'i8', 'i4', 'bool')),  # what np.dtype makes of their kinds
+    ]
+
+
+def allow_mmengine_checkpoints() -> None:
+    """Let ``torch.load`` read mmengine's own checkpoints with ``weights_only`` on, in this process."""
+    # Before 2.6 torch does not load with weights_only unless told to, and cannot name a global.
+    if hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint'):
+        torch.serialization.add_safe_globals(safe_globals())
+
+
+def load_original(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint of the original (RT-ODLab): a state dict, or a dict that holds one as ``model``.
+
+    Its pickled extras, the training arguments and scores, are read as data and never run.
+
+    Args:
+        path: A file written by ``torch.save``.
+
+    Returns:
+        The state dict.
+
+    Raises:
+        ValueError: Not such a file, or one that holds anything but tensors, plain values and training arguments.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f'{path}: there is no such file')
+    try:
+        with torch.serialization.safe_globals([*safe_globals(), argparse.Namespace]):
+            checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, AttributeError, ValueError) as error:
+        # torch's message is long, and recommends to switch the safety off.
+        reason = str(error).split('Check the documentation')[0].split('Please use')[0].strip().splitlines()[-1]
+        raise ValueError(f'{path}: not a checkpoint that can be read safely: {reason}') from error
+    for key in ('model', 'state_dict'):
+        if isinstance(checkpoint, dict) and isinstance(checkpoint.get(key), dict):
+            checkpoint = checkpoint[key]
+    if not isinstance(checkpoint, dict) or not checkpoint:
+        raise ValueError(f'{path}: holds {type(checkpoint).__name__}, not a state dict')
+    strange = [key for key, value in checkpoint.items() if not isinstance(value, torch.Tensor)]
+    if strange:
+        raise ValueError(f'{path}: entries of the state dict that are no tensors: {strange[:5]}')
+    return checkpoint
