@@ -1,0 +1,127 @@
+"""What the tests share. They run in the order of the data: see STOPS."""
+
+import json
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import yolov7_simple  # noqa: F401  (registers everything)
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = Path(os.environ.get('YOLOV7_SHARED', ROOT.parent / 'shared'))
+
+# Image -> backbone -> neck -> head -> losses or detections -> checkpoints, configs, tools.
+STOPS = [
+    'test_mmcv_ext',
+    'test_dataset',
+    'test_transforms',
+    'test_backbone',
+    'test_neck',
+    'test_head',
+    'test_assigner',
+    'test_nms',
+    'test_golden',
+    'test_last_stage',
+    'test_hooks',
+    'test_checkpoint',
+    'test_convert',
+    'test_configs',
+    'test_tools',
+]
+
+
+def pytest_collection_modifyitems(items):
+    def stop(item):
+        name = item.path.stem
+        return STOPS.index(name) if name in STOPS else len(STOPS)
+
+    items.sort(key=stop)
+
+
+def pytest_report_header():
+    found = 'found' if SHARED.is_dir() else 'absent: the tests that compare with the original will be skipped'
+    return f'torch {torch.__version__}; ground truth at {SHARED}: {found}'
+
+
+@pytest.fixture(scope='session', autouse=True)
+def default_scope():
+    """What `default_scope = 'mmdet'` does in a config."""
+    from mmengine.registry import init_default_scope
+
+    init_default_scope('mmdet')
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+    np.random.seed(0)
+
+
+@pytest.fixture(scope='session')
+def shared():
+    if not SHARED.is_dir():
+        pytest.skip(f'needs the ground truth of the developers, and {SHARED} is absent')
+    return SHARED
+
+
+def write_coco(folder: Path, num_images: int = 8, classes=('box', 'disc'), size=(96, 64), **extra) -> dict:
+    """Write a small set: one bright rectangle or disc an image, the last image without any."""
+    (folder / 'images').mkdir(parents=True, exist_ok=True)
+    (folder / 'annotations').mkdir(exist_ok=True)
+    rng = np.random.default_rng(0)
+    width, height = size
+    images, annotations = [], []
+    for i in range(num_images):
+        image = rng.integers(0, 60, (height, width, 3)).astype(np.uint8)
+        if i < num_images - 1:
+            w, h = rng.integers(20, 40, 2).tolist()
+            x, y = int(rng.integers(0, width - w)), int(rng.integers(0, height - h))
+            label = i % len(classes)
+            if label == 0:
+                image[y : y + h, x : x + w] = 230
+            else:
+                cv2.ellipse(image, (x + w // 2, y + h // 2), (w // 2, h // 2), 0, 0, 360, (40, 200, 90), -1)
+            annotations.append(
+                {
+                    'id': i + 1,
+                    'image_id': i,
+                    'category_id': label + 1,
+                    'bbox': [x, y, w, h],
+                    'area': w * h,
+                    'iscrowd': 0,
+                }
+            )
+        cv2.imwrite(str(folder / 'images' / f'{i}.png'), image)
+        images.append({'id': i, 'file_name': f'{i}.png', 'width': width, 'height': height})
+    categories = [{'id': i + 1, 'name': name} for i, name in enumerate(classes)]
+    content = {'images': images, 'annotations': annotations, 'categories': categories, **extra}
+    (folder / 'annotations' / 'all.json').write_text(json.dumps(content))
+    return content
+
+
+@pytest.fixture
+def coco_folder(tmp_path):
+    write_coco(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope='session')
+def small_model_cfg():
+    """A detector small enough for seconds: an eighth of Tiny's width, two classes."""
+    return {
+        'type': 'SingleStageDetector',
+        'data_preprocessor': {
+            'type': 'DetDataPreprocessor',
+            'mean': [0, 0, 0],
+            'std': [255, 255, 255],
+            'pad_size_divisor': 32,
+        },
+        'backbone': {'type': 'ELANNet', 'arch': 'tiny', 'widen_factor': 0.125},
+        'neck': {'type': 'ELANPAFPN', 'in_channels': [16, 32, 64], 'out_channels': 16, 'num_stages': 2},
+        'bbox_head': {'type': 'YOLOv7SimpleHead', 'num_classes': 2, 'in_channels': 16},
+        'test_cfg': {'nms_pre': 1000, 'score_thr': 0.001, 'nms': {'type': 'nms', 'iou_threshold': 0.7}},
+    }

@@ -1,0 +1,86 @@
+import copy
+import logging
+import os
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmengine.logging import HistoryBuffer, MessageHub
+from mmengine.optim import OptimWrapper
+
+from yolov7_simple.checkpoint import CheckpointCheckHook
+
+
+def test_mmengines_checkpoints_load_with_weights_only(tmp_path):
+    hub = MessageHub('checkpoint test')
+    hub.update_scalar('train/loss', torch.tensor(3.0))
+    hub.update_scalar('train/loss', 5.0)
+    hub.update_info('best_score', 0.5)
+    torch.save({'message_hub': hub.state_dict()}, tmp_path / 'c.pth')
+    loaded = torch.load(tmp_path / 'c.pth', weights_only=True)
+    buffer = loaded['message_hub']['log_scalars']['train/loss']
+    assert isinstance(buffer, HistoryBuffer)
+    assert buffer.mean() == 4.0 and buffer.statistics('max') == 5.0
+
+
+class Call:
+    """A pickle that calls a function when it is read."""
+
+    def __init__(self, function, *arguments):
+        self.parts = function, arguments
+
+    def __reduce__(self):
+        return self.parts
+
+
+@pytest.mark.parametrize(
+    'payload',
+    [
+        Call(os.system, 'true'),
+        Call(eval, '1'),
+        Call(getattr, HistoryBuffer, '__init__'),
+        Call(getattr, torch.Tensor, 'mean'),
+    ],
+    ids=['os.system', 'eval', 'getattr of another name', 'getattr of another class'],
+)
+def test_nothing_else_is_allowed(tmp_path, payload):
+    torch.save({'state_dict': {}, 'payload': payload}, tmp_path / 'c.pth')
+    with pytest.raises(Exception, match=r'(?i)unsupported|business|blocked'):
+        torch.load(tmp_path / 'c.pth', weights_only=True)
+
+
+def check(cfg, num_classes, checkpoint, training, resume=False):
+    cfg = copy.deepcopy(cfg)
+    cfg['bbox_head']['num_classes'] = num_classes
+    model = MODELS.build(cfg)
+    optim_wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), 0.1)) if training else {}
+    runner = SimpleNamespace(
+        model=model, optim_wrapper=optim_wrapper, _resume=resume, logger=logging.getLogger('checkpoint test')
+    )
+    CheckpointCheckHook().after_load_checkpoint(runner, checkpoint)
+    return model
+
+
+def test_checkpoints_of_other_models_are_refused(small_model_cfg, caplog):
+    state_dict = MODELS.build(copy.deepcopy(small_model_cfg)).state_dict()
+    check(small_model_cfg, 2, {'state_dict': dict(state_dict)}, training=False)
+
+    with pytest.raises(ValueError, match='6 of another shape, such as bbox_head.cls_preds.0.weight'):
+        check(small_model_cfg, 5, {'state_dict': dict(state_dict)}, training=False)
+    with pytest.raises(ValueError, match='6 of another shape'):
+        check(small_model_cfg, 5, {'state_dict': dict(state_dict)}, training=True, resume=True)
+
+    partial = {key: value for key, value in state_dict.items() if 'neck' not in key} | {'extra': torch.zeros(1)}
+    with pytest.raises(ValueError, match='tensors missing, such as neck.*; 1 unknown, such as extra'):
+        check(small_model_cfg, 2, {'state_dict': partial}, training=True)
+
+
+def test_fine_tuning_starts_class_layers_anew_and_says_so(small_model_cfg, caplog):
+    state_dict = MODELS.build(copy.deepcopy(small_model_cfg)).state_dict()
+    checkpoint = {'state_dict': dict(state_dict)}
+    with caplog.at_level(logging.INFO):
+        model = check(small_model_cfg, 5, checkpoint, training=True)
+    assert '6 tensors of class layers start anew' in caplog.text
+    missing, unexpected = model.load_state_dict(checkpoint['state_dict'], strict=False)
+    assert not unexpected and len(missing) == 6 and all('cls_preds' in key for key in missing)

@@ -1,0 +1,176 @@
+"""The command lines, run as a user runs them, on a set of eight images and a model of an eighth of Tiny's width."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, write_coco
+
+CONFIG = """
+_base_ = {base!r}
+data_root = {data!r}
+metainfo = dict(classes=('box', 'disc'))
+model = dict(
+    backbone=dict(widen_factor=0.125),
+    neck=dict(in_channels=[16, 32, 64], out_channels=16),
+    bbox_head=dict(in_channels=16, num_classes=2),
+)
+dataset = dict(data_root=data_root, metainfo=metainfo, ann_file='annotations/all.json', data_prefix=dict(img='images/'))
+train_dataloader = dict(batch_size=2, num_workers={workers}, persistent_workers={persistent}, dataset=dict(dataset=dataset))
+val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dataset)
+test_dataloader = val_dataloader
+val_evaluator = dict(ann_file=data_root + 'annotations/all.json')
+test_evaluator = val_evaluator
+train_pipeline = _base_.train_pipeline
+train_pipeline[0].img_scale = (96, 96)
+train_dataloader['dataset']['pipeline'] = train_pipeline
+test_pipeline = _base_.test_pipeline
+for transform in test_pipeline:
+    if transform['type'] == 'Resize':
+        transform['scale'] = (96, 96)
+val_dataloader['dataset']['pipeline'] = test_pipeline
+train_cfg = dict(max_epochs=2, val_interval=1, dynamic_intervals=None)
+default_hooks = dict(logger=dict(interval=1))
+randomness = dict(seed=1)
+model['data_preprocessor'] = dict(
+    batch_augments=[dict(type='BatchMultiScale', random_size_range=(64, 128), min_bbox_size=4)]
+)
+custom_hooks = _base_.custom_hooks
+for hook in custom_hooks:
+    if hook['type'] == 'LastStageHook':
+        hook['num_last_epochs'] = 1
+"""
+
+
+def tool(name, *arguments, ok=True, **environment):
+    """Run a tool; return what it printed."""
+    command = [f'{ROOT}/tools/{name}', *map(str, arguments)]
+    if name.endswith('.py'):
+        command = [sys.executable, '-W', 'error::UserWarning:yolov7_simple', *command]
+    environment = {**os.environ, 'PYTHON': sys.executable, 'OMP_NUM_THREADS': '1', **environment}
+    result = subprocess.run(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=300
+    )
+    assert (result.returncode == 0) == ok, result.stdout[-4000:]
+    return result.stdout
+
+
+@pytest.fixture(scope='module')
+def project(tmp_path_factory):
+    """A foreign project: data and a config of its own."""
+    folder = tmp_path_factory.mktemp('project')
+    write_coco(folder / 'data')
+    write_config(folder / 'config.py', folder / 'data')
+    return folder
+
+
+def write_config(path: Path, data: Path, workers=0):
+    base = str(ROOT / 'configs' / 'yolov7' / 'yolov7_tiny_8xb16-300e_coco.py')
+    text = CONFIG.format(base=base, data=f'{data}/', workers=workers, persistent=workers > 0)
+    path.write_text(text)
+
+
+@pytest.fixture(scope='module')
+def trained(project):
+    """Two epochs, the second of them the last stage."""
+    return tool('train.py', project / 'config.py', '--work-dir', project / 'work')
+
+
+def scalars(work_dir):
+    """All logged records of all runs in a folder."""
+    files = sorted(Path(work_dir).glob('*/vis_data/scalars.json'))
+    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+
+def metric(output):
+    return re.findall(r'coco/bbox_mAP: (\S+)', output)[-1]
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return str(probe.getsockname()[1])
+
+
+def test_training(project, trained):
+    assert trained.count('No GPU: training in float32') == 1
+    assert 'Last stage from epoch 2' in trained
+    records = [record for record in scalars(project / 'work') if 'loss' in record]
+    assert len(records) == 8  # two epochs of four steps: the image without a box is used
+    assert ['loss_l1' in record for record in records] == [False] * 4 + [True] * 4
+    assert {'loss_obj', 'loss_cls', 'loss_bbox', 'grad_norm', 'lr'} <= set(records[0])
+    names = {path.name for path in (project / 'work').iterdir()}
+    assert {'epoch_1.pth', 'epoch_2.pth', 'last_checkpoint', 'config.py'} <= names
+    assert any(name.startswith('best_coco_bbox_mAP') for name in names)
+    checkpoint = torch.load(project / 'work' / 'epoch_2.pth', weights_only=True)
+    assert {'state_dict', 'ema_state_dict', 'optimizer', 'message_hub'} <= set(checkpoint)
+
+
+def test_judging_the_dumped_config_gives_the_same(project, trained):
+    output = tool('test.py', project / 'work' / 'config.py', project / 'work' / 'epoch_2.pth',
+                  '--work-dir', project / 'test')  # fmt: skip
+    assert metric(output) == metric(trained)
+
+
+def test_resuming_goes_on_where_it_stopped(project, trained):
+    output = tool('train.py', project / 'config.py', '--work-dir', project / 'resumed', '--resume',
+                  project / 'work' / 'epoch_1.pth')  # fmt: skip
+    assert 'resumed epoch: 1, iter: 4' in output
+    assert 'Last stage from epoch 2' in output
+    records = [record for record in scalars(project / 'resumed') if 'loss' in record]
+    assert len(records) == 4 and all('loss_l1' in record for record in records)
+    before = [record for record in scalars(project / 'work') if 'loss' in record]
+    assert [record['lr'] for record in records] == [record['lr'] for record in before[4:]]
+
+
+def test_processes_without_a_gpu(project, trained):
+    """Two ranks: float32, plain BatchNorm, the same size on both, checkpoint, and the same mAP as one process."""
+    config = project / 'distributed.py'
+    write_config(config, project / 'data', workers=1)
+    output = tool('dist_train.sh', config, 2, '--work-dir', project / 'two', PORT=free_port())
+    assert output.count('No GPU: training in float32') == 1
+    assert len([record for record in scalars(project / 'two') if 'loss' in record]) == 4
+    judged = tool('dist_test.sh', config, project / 'work' / 'epoch_2.pth', 2, '--work-dir', project / 'test2',
+                  PORT=free_port())  # fmt: skip
+    assert metric(judged) == metric(trained)
+
+
+def test_any_tool_of_mmdet_runs(project):
+    output = tool('mmdet_tool.py', 'misc/print_config.py', project / 'config.py')
+    assert 'YOLOv7SimpleHead' in output
+    assert 'analysis_tools/browse_dataset.py' in tool('mmdet_tool.py', 'no_such_tool.py', ok=False)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['model.backbone.arch=small'], "arch must be one of ['huge', 'large', 'tiny'], got 'small'"),
+        (['model.backbone.widen_factor=0.25'], 'set neck.in_channels to what the backbone puts out'),
+        (['model.bbox_head.in_channels=32'], 'set bbox_head.in_channels to the out_channels of the neck'),
+        (['model.bbox_head.num_classes=3'], '`num_classes` (3) in YOLOv7SimpleHead'),
+        (['train_dataloader.dataset.dataset.ann_file=nowhere.json'], 'No annotation file at'),
+    ],
+)
+def test_mistakes_stop_the_run_before_the_first_step(project, tmp_path, options, message):
+    output = tool('train.py', project / 'config.py', '--work-dir', tmp_path, '--cfg-options', *options, ok=False)
+    assert message in output
+    assert 'Epoch(train)' not in output
+    assert not list(tmp_path.glob('*.pth'))
+
+
+def test_a_checkpoint_of_another_size_is_refused(project, trained, tmp_path):
+    output = tool('test.py', project / 'config.py', project / 'work' / 'epoch_2.pth', '--work-dir', tmp_path,
+                  '--cfg-options', 'model.bbox_head.num_classes=5', ok=False)  # fmt: skip
+    assert 'the checkpoint is not of this model: 6 of another shape, such as bbox_head.cls_preds.0.weight' in output
+
+
+@pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh', 'slurm_test.sh'])
+def test_launchers_say_how_they_are_used(script):
+    assert f'{script} ' in tool(script, ok=False)
+    subprocess.run(['bash', '-n', ROOT / 'tools' / script], check=True)
