@@ -1,6 +1,6 @@
 """Run any tool that mmdet ships, with yolov7_simple imported first.
 
-    python tools/mmdet_tool.py analysis_tools/browse_dataset.py CONFIG ...
+Example: ``python tools/mmdet_tool.py analysis_tools/browse_dataset.py CONFIG``
 
 That lets the tools work where mmcv has no compiled ops (mmcv-lite), and distributed ones on machines without a GPU.
 """

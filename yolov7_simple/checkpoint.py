@@ -15,7 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmdet.registry import HOOKS
+from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
+from mmengine.optim import OptimWrapper
+from mmengine.runner import Runner
 
 # The functions by which a HistoryBuffer names its own statistics.
 STATISTICS = ('min', 'max', 'mean', 'current', 'statistics')
@@ -32,7 +36,7 @@ def get_statistic(owner: type, name: str) -> Callable:
 
 
 def safe_globals() -> list:
-    """What a checkpoint of mmengine may hold besides tensors and plain Python; (object, name in the pickle) or class."""
+    """What a checkpoint of mmengine may hold besides tensors and plain Python: classes, or (object, pickled name)."""
     multiarray = getattr(np, '_core', None) or np.core
     numpy_functions = [
         # Arrays and scalars are pickled through these two functions; numpy 2 renamed the module.
@@ -55,6 +59,55 @@ def allow_mmengine_checkpoints() -> None:
     # Before 2.6 torch does not load with weights_only unless told to, and cannot name a global.
     if hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint'):
         torch.serialization.add_safe_globals(safe_globals())
+
+
+@HOOKS.register_module()
+class CheckpointCheckHook(Hook):
+    """Refuse a checkpoint that does not fit the model, which mmengine would load in part.
+
+    Fine-tuning (``load_from``) may change the classes: then the class layers start anew, and that is said.
+    """
+
+    priority = 'VERY_HIGH'  # before the EMA copies what is loaded
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Compare names and shapes.
+
+        Raises:
+            ValueError: They differ, and not in the class layers of a model to be fine-tuned alone.
+        """
+        model = runner.model
+        while hasattr(model, 'module'):  # DDP, test-time augmentation
+            model = model.module
+        wanted = model.state_dict()
+        state_dict = checkpoint.get('state_dict', checkpoint)
+        found = {key.removeprefix('module.'): key for key in state_dict}
+        missing = [key for key in wanted if key not in found]
+        unknown = [key for key in found if key not in wanted]
+        misshapen = [key for key in found if key in wanted and state_dict[found[key]].shape != wanted[key].shape]
+        is_training = isinstance(runner.optim_wrapper, OptimWrapper)
+        class_layers = [key for key in misshapen if '.cls_preds.' in key or '.cls_towers.' in key]
+        if is_training and not runner._resume and class_layers and class_layers == misshapen:
+            for key in misshapen:
+                del state_dict[found[key]]
+            runner.logger.info(
+                f'Other classes than in the checkpoint: {len(misshapen)} tensors of class layers start anew.'
+            )
+            misshapen = []
+        shapes = [
+            f'{key}: {tuple(state_dict[found[key]].shape)} in the checkpoint, {tuple(wanted[key].shape)} in the model'
+            for key in misshapen
+        ]
+        problems = [
+            f'{len(keys)} {what}, such as {keys[0]}'
+            for what, keys in (('tensors missing', missing), ('unknown', unknown), ('of another shape', shapes))
+            if keys
+        ]
+        if problems:
+            raise ValueError(
+                f'CheckpointCheckHook: the checkpoint is not of this model: {"; ".join(problems)}. Use the config '
+                'that it was trained with (beside it in its folder), with its number of classes'
+            )
 
 
 def load_original(path: str | Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ K slots for matched cells.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -20,6 +21,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from .assigner import take_cells
 from .blocks import CONV_INIT_CFG, conv3x3_chain, conv_factory
 from .nms import nms
 
@@ -30,18 +32,21 @@ DEFAULT_LOSS_BBOX = {'type': 'GIoULoss', 'reduction': 'sum', 'loss_weight': 5.0}
 DEFAULT_LOSS_L1 = {'type': 'L1Loss', 'reduction': 'sum', 'loss_weight': 1.0}
 PRIOR_PROBABILITY = 0.01
 
+# mmdet's point generator leaves out an argument that torch wants, at every first use.
+warnings.filterwarnings('ignore', message='torch.meshgrid: in an upcoming release')
+
 
 def decode_boxes(priors: Tensor, bbox_preds: Tensor) -> Tensor:
     """Turn raw box numbers into boxes; the one decode of training, inference and export.
 
     Args:
-        priors: (P, 4): x and y of the cell's centre, stride in x and y, in pixels.
+        priors: (..., P, 4): x and y of the cell's centre, stride in x and y, in pixels.
         bbox_preds: (..., P, 4): offset of the centre in strides, logarithm of the size in strides.
 
     Returns:
         (..., P, 4) boxes, xyxy in pixels.
     """
-    points, strides = priors[:, :2], priors[:, 2:]
+    points, strides = priors[..., :2], priors[..., 2:]
     centers = points + bbox_preds[..., :2] * strides
     half_sizes = bbox_preds[..., 2:].exp() * strides / 2
     return torch.cat([centers - half_sizes, centers + half_sizes], -1)
@@ -57,7 +62,7 @@ def encode_boxes(priors: Tensor, bboxes: Tensor) -> Tensor:
 
 def flatten_levels(levels: Sequence[Tensor]) -> Tensor:
     """Join the levels, stride 8 first: L x (B, N, H, W) -> (B, P, N), a view on planes of cells."""
-    return torch.cat([level.flatten(2) for level in levels], 2).mT
+    return torch.cat([level.flatten(2) for level in levels], 2).transpose(1, 2)
 
 
 @MODELS.register_module()
@@ -162,7 +167,7 @@ class YOLOv7SimpleHead(BaseDenseHead):
         """
         if len(feats) != len(self.strides):
             raise ValueError(f'YOLOv7SimpleHead: built for {len(self.strides)} levels, but got {len(feats)}')
-        channels = [feat.shape[1] for feat in feats]
+        channels = [int(feat.shape[1]) for feat in feats]  # tensors, while an export traces
         if set(channels) != {self.in_channels}:
             raise ValueError(
                 f'YOLOv7SimpleHead: built for in_channels={self.in_channels}, but the neck gives {channels}; '
@@ -212,14 +217,15 @@ class YOLOv7SimpleHead(BaseDenseHead):
         Returns:
             Scalars ``loss_cls``, ``loss_bbox``, ``loss_obj``, and ``loss_l1`` in the last stage.
         """
-        cls_logits = flatten_levels(cls_scores)  # (B, P, C)
+        cls_levels = [level.flatten(2) for level in cls_scores]  # L x (B, C, P_l), large: never joined
         raw_boxes = flatten_levels(bbox_preds).float()  # (B, P, 4)
         obj_logits = flatten_levels(objectnesses).squeeze(-1)  # (B, P)
         priors = torch.cat(self.level_priors(cls_scores))  # (P, 4)
-        boxes = decode_boxes(priors, raw_boxes)
+        boxes = decode_boxes(priors, raw_boxes.detach())
 
         gt_bboxes, gt_labels, gt_mask = pad_boxes(batch_gt_instances)  # (B, G, 4), (B, G), (B, G)
-        assigned = self.assigner(boxes.detach(), cls_logits, obj_logits, priors, gt_bboxes, gt_labels, gt_mask)
+        cls_logits = [level.mT for level in cls_levels]
+        assigned = self.assigner(boxes, cls_logits, obj_logits, priors, gt_bboxes, gt_labels, gt_mask)
         num_matched = reduce_mean(assigned.matched.sum().float()).clamp(min=1)
 
         loss_obj = self.loss_obj(obj_logits, assigned.matched.to(obj_logits), reduction_override='none')
@@ -234,22 +240,23 @@ class YOLOv7SimpleHead(BaseDenseHead):
         weight, cells = assigned.matched.float().topk(num_slots)  # (B, K)
         gt_index = assigned.gt_index.gather(1, cells)
         target_boxes = take(gt_bboxes, gt_index).float()
-        matched = weight.bool().unsqueeze(-1)  # (B, K, 1)
+        slot_priors = priors[cells]  # (B, K, 4)
+        target_numbers = encode_boxes(slot_priors, target_boxes)
 
-        # An empty slot predicts its own target: no gradient, and nothing in it can become NaN.
-        slot_boxes = torch.where(matched, take(boxes, cells), target_boxes)
+        # An empty slot predicts its own target: no gradient, and nothing in it can become infinite.
+        matched = weight.bool().unsqueeze(-1)  # (B, K, 1)
+        slot_numbers = torch.where(matched, take(raw_boxes, cells), target_numbers)
+        slot_boxes = decode_boxes(slot_priors, slot_numbers)
         loss_bbox = self.loss_bbox(slot_boxes.flatten(0, 1), target_boxes.flatten(0, 1), reduction_override='none')
         losses['loss_bbox'] = (loss_bbox * weight.flatten()).sum() / num_matched
 
         target_scores = torch.zeros(*cells.shape, self.num_classes, device=weight.device)
         iou = assigned.iou.gather(1, cells)
         target_scores.scatter_(2, gt_labels.gather(1, gt_index).unsqueeze(-1), iou.unsqueeze(-1))
-        loss_cls = self.loss_cls(take(cls_logits, cells), target_scores, reduction_override='none')
+        loss_cls = self.loss_cls(take_cells(cls_levels, cells).mT, target_scores, reduction_override='none')
         losses['loss_cls'] = (loss_cls * weight.unsqueeze(-1)).sum() / num_matched
 
         if self.use_l1:
-            target_numbers = encode_boxes(priors[cells], target_boxes)
-            slot_numbers = torch.where(matched, take(raw_boxes, cells), target_numbers)
             loss_l1 = self.loss_l1(slot_numbers, target_numbers, reduction_override='none')
             losses['loss_l1'] = (loss_l1 * weight.unsqueeze(-1)).sum() / num_matched
         return losses
@@ -279,7 +286,7 @@ class YOLOv7SimpleHead(BaseDenseHead):
         for cls_score, objectness in zip(cls_scores, objectnesses):
             num_cells = cls_score.shape[2] * cls_score.shape[3]
             score = (cls_score.float().sigmoid() * objectness.float().sigmoid()).sqrt().flatten(1)  # (B, C * H * W)
-            scores, index = score.topk(min(nms_pre, num_cells) if nms_pre > 0 else score.shape[1])
+            scores, index = score.topk(smaller(nms_pre, num_cells) if nms_pre > 0 else score.shape[1])
             all_scores.append(scores)
             all_labels.append(torch.div(index, num_cells, rounding_mode='floor'))
             all_cells.append(index % num_cells + start)
@@ -330,6 +337,11 @@ class YOLOv7SimpleHead(BaseDenseHead):
         return results
 
 
+def smaller(a: int, b: int | Tensor) -> int | Tensor:
+    """``min`` of two sizes; while an export traces the model, one of them can be a tensor."""
+    return torch.minimum(torch.tensor(a), b) if isinstance(b, Tensor) else min(a, b)
+
+
 def take(values: Tensor, index: Tensor) -> Tensor:
     """Gather rows: (B, P, N) and (B, K) -> (B, K, N)."""
     return values.gather(1, index.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
@@ -353,7 +365,7 @@ def max_iof(boxes: Tensor, regions: Tensor) -> Tensor:
     """Largest share of each box that lies in one region: (B, P, 4), (B, I, 4) xyxy -> (B, P)."""
     if regions.shape[1] == 0:
         return boxes.new_zeros(boxes.shape[:2])
-    boxes = boxes.detach().unsqueeze(1)  # (B, 1, P, 4)
+    boxes = boxes.unsqueeze(1)  # (B, 1, P, 4)
     regions = regions.unsqueeze(2)  # (B, I, 1, 4)
     low, high = torch.maximum(boxes[..., :2], regions[..., :2]), torch.minimum(boxes[..., 2:], regions[..., 2:])
     inter = (high - low).clamp(min=0).prod(-1)  # (B, I, P)

@@ -1,6 +1,6 @@
 """Turn a YOLOv7 checkpoint of RT-ODLab into one that loads strictly here.
 
-    python tools/model_converters/rtodlab_to_mmdet.py yolov7_tiny_coco.pth yolov7_tiny_coco_mmdet.pth
+Example: ``python tools/model_converters/rtodlab_to_mmdet.py yolov7_tiny_coco.pth yolov7_tiny.pth``
 """
 
 import argparse
@@ -10,11 +10,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import torch  # noqa: E402
+import torch
 
-import yolov7_simple  # noqa: E402
-from yolov7_simple.checkpoint import load_original  # noqa: E402
-from yolov7_simple.convert import convert_state_dict, find_size  # noqa: E402
+import yolov7_simple
+from yolov7_simple.checkpoint import load_original
+from yolov7_simple.convert import convert_state_dict, find_size
 
 
 def main() -> None:
