@@ -5,6 +5,7 @@ import torch
 from conftest import ROOT
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from torch.utils.flop_counter import FlopCounterMode
 
 CONFIGS = sorted((ROOT / 'configs' / 'yolov7').glob('*.py'))
 COCO = [path for path in CONFIGS if path.stem.endswith('8xb16-300e_coco')]
@@ -28,14 +29,21 @@ def test_there_are_three_coco_configs():
 
 
 @pytest.mark.parametrize(
-    ('name', 'parameters', 'sizes'),
-    [('tiny', 7_968_159, (320, 960)), ('l', 44_080_543, (320, 800)), ('x', 78_869_895, (320, 960))],
+    ('name', 'parameters', 'gflops', 'sizes'),
+    [
+        ('tiny', 7_968_159, 22.6, (320, 960)),
+        ('l', 44_080_543, 144.6, (320, 800)),
+        ('x', 78_869_895, 256.4, (320, 960)),
+    ],
 )
-def test_size_and_multi_scale(name, parameters, sizes):
+def test_size_cost_and_multi_scale(name, parameters, gflops, sizes):
     cfg = Config.fromfile(ROOT / 'configs' / 'yolov7' / f'yolov7_{name}_8xb16-300e_coco.py')
     with torch.device('meta'):
         model = MODELS.build({key: value for key, value in cfg.model.items() if key != 'data_preprocessor'})
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model.eval()(torch.empty(1, 3, 640, 640), mode='tensor')
     assert sum(p.numel() for p in model.parameters()) == parameters
+    assert counter.get_total_flops() / 1e9 == pytest.approx(gflops, abs=0.1)  # of convolutions, twice the multiply-adds
     (multi_scale,) = cfg.model.data_preprocessor.batch_augments
     assert multi_scale.random_size_range == sizes
     built = MODELS.build(multi_scale)
