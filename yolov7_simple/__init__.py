@@ -7,12 +7,17 @@ mmcv_ext.install()
 
 from .assigner import BatchSimOTAAssigner  # noqa: E402
 from .backbone import ELANNet  # noqa: E402
-from .checkpoint import allow_mmengine_checkpoints  # noqa: E402
+from .checkpoint import CheckpointCheckHook, allow_mmengine_checkpoints  # noqa: E402
 from .dataset import CheckedCocoDataset  # noqa: E402
+from .fast import FastInferenceHook  # noqa: E402
 from .head import YOLOv7SimpleHead  # noqa: E402
-from .hooks import DeviceAwareOptimWrapperConstructor, LastStageHook  # noqa: E402
+from .hooks import DeviceAwareOptimWrapperConstructor, LastStageHook, MixDatasetHook  # noqa: E402
+from .images import CheckImageFile  # noqa: E402
+from .mix_dataset import SeededMixDataset  # noqa: E402
+from .multi_scale import BatchMultiScale  # noqa: E402
 from .neck import ELANPAFPN  # noqa: E402
-from .transforms import BatchMultiScale, MosaicAffineMixUp, RandomHSVGain  # noqa: E402
+from .transforms import MosaicAffineMixUp, RandomHSVGain  # noqa: E402
+from .visualizer import ReadableDetVisualizer  # noqa: E402
 
 allow_mmengine_checkpoints()
 
@@ -21,11 +26,17 @@ __all__ = [
     'ELANPAFPN',
     'BatchMultiScale',
     'BatchSimOTAAssigner',
+    'CheckImageFile',
     'CheckedCocoDataset',
+    'CheckpointCheckHook',
     'DeviceAwareOptimWrapperConstructor',
     'ELANNet',
+    'FastInferenceHook',
     'LastStageHook',
+    'MixDatasetHook',
     'MosaicAffineMixUp',
     'RandomHSVGain',
+    'ReadableDetVisualizer',
+    'SeededMixDataset',
     'YOLOv7SimpleHead',
 ]

@@ -6,26 +6,36 @@ from collections.abc import Iterator
 
 from mmdet.registry import HOOKS, OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.device import get_device
+from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper, revert_sync_batchnorm
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
-from mmengine.runner import Runner
+from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import Dataset
 
+from .mix_dataset import SeededMixDataset
 from .transforms import MosaicAffineMixUp
+
+
+def walk_datasets(dataset: Dataset) -> Iterator[Dataset]:
+    """A dataset and all those that it wraps."""
+    yield dataset
+    # mmengine's num_batch_per_epoch wraps one as _dataset.
+    inner = [getattr(dataset, name, None) for name in ('dataset', '_dataset')]
+    for inner_dataset in (*inner, *getattr(dataset, 'datasets', ())):
+        if inner_dataset is not None:
+            yield from walk_datasets(inner_dataset)
 
 
 def find_mosaics(dataset: Dataset) -> Iterator[MosaicAffineMixUp]:
     """All mosaic transforms of a dataset and of those that it wraps."""
-    pipeline = getattr(dataset, 'pipeline', ())
-    for transform in getattr(pipeline, 'transforms', pipeline):
-        if isinstance(transform, MosaicAffineMixUp):
-            yield transform
-    for inner in (getattr(dataset, 'dataset', None), *getattr(dataset, 'datasets', ())):
-        if inner is not None:
-            yield from find_mosaics(inner)
+    for inner in walk_datasets(dataset):
+        pipeline = getattr(inner, 'pipeline', ())
+        for transform in getattr(pipeline, 'transforms', pipeline):
+            if isinstance(transform, MosaicAffineMixUp):
+                yield transform
 
 
 @HOOKS.register_module()
@@ -39,25 +49,80 @@ class LastStageHook(Hook):
         num_last_epochs: Length of the last stage; 0: there is none.
 
     Raises:
-        ValueError: A negative length.
+        ValueError: A negative length; a training loop without epochs, a head without ``use_l1``.
     """
 
     def __init__(self, num_last_epochs: int = 20) -> None:
         if num_last_epochs < 0:
             raise ValueError(f'LastStageHook: num_last_epochs must be 0 or more, got {num_last_epochs}')
         self.num_last_epochs = num_last_epochs
-        self._begun = False
+        self._is_last = False
+
+    def before_train(self, runner: Runner) -> None:
+        """Find mistakes now, not in the last stage."""
+        if self.num_last_epochs and isinstance(runner.train_loop, IterBasedTrainLoop):
+            raise ValueError('LastStageHook counts epochs: use EpochBasedTrainLoop, or num_last_epochs=0')
+        if self.num_last_epochs and not hasattr(self._head(runner), 'use_l1'):
+            raise ValueError('LastStageHook turns on the L1 loss of model.bbox_head, which has no use_l1')
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Begin the last stage when its first epoch does."""
-        if self._begun or runner.epoch < runner.max_epochs - self.num_last_epochs:
+        is_last = runner.epoch >= runner.max_epochs - self.num_last_epochs
+        if is_last == self._is_last:
             return
-        self._begun = True
-        for mosaic in find_mosaics(runner.train_dataloader.dataset):
-            mosaic.close()
+        self._is_last = is_last
+        mosaics = list(find_mosaics(runner.train_dataloader.dataset))
+        for mosaic in mosaics:
+            mosaic.close(is_last)
+        self._head(runner).use_l1 = is_last
+        runner.logger.info(
+            f'Last stage from epoch {runner.epoch + 1} of {runner.max_epochs}: with L1 loss, '
+            + ('no mosaic and mixup.' if mosaics else 'and there is no MosaicAffineMixUp to close.')
+        )
+
+    @staticmethod
+    def _head(runner: Runner) -> nn.Module | None:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        model.bbox_head.use_l1 = True
-        runner.logger.info(f'Last stage from epoch {runner.epoch + 1}: no mosaic and mixup, with L1 loss.')
+        return getattr(model, 'bbox_head', None)
+
+
+@HOOKS.register_module()
+class MixDatasetHook(Hook):
+    """Tell each :class:`SeededMixDataset` the seed and the epoch, and report its damaged images."""
+
+    def before_train(self, runner: Runner) -> None:
+        """Find the datasets.
+
+        Raises:
+            ValueError: A wrapper around one would repeat samples within an epoch.
+        """
+        self._datasets, self._num_damaged = [], 0
+        for dataset in walk_datasets(runner.train_dataloader.dataset):
+            if isinstance(getattr(dataset, 'dataset', None), SeededMixDataset):
+                raise ValueError(
+                    f'{type(dataset).__name__} around SeededMixDataset would repeat its samples: swap the two'
+                )
+            if isinstance(dataset, SeededMixDataset):
+                self._datasets.append(dataset)
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Seed the samples of this epoch."""
+        if isinstance(runner.train_loop, IterBasedTrainLoop):
+            return  # There are no epochs: with this seed, each round over the dataset would be the same.
+        for i, dataset in enumerate(self._datasets):
+            dataset.set_epoch(runner.seed + i, runner.epoch)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Count the damaged images that any rank has found."""
+        found, total = 0, 0
+        for dataset in self._datasets:
+            damaged = dataset.damaged.clone()
+            all_reduce(damaged)
+            found, total = found + int((damaged > 0).sum()), total + len(dataset)
+        if found:
+            new = found - self._num_damaged
+            runner.logger.warning(f'{found} of {total} training images cannot be read, {new} new in this epoch.')
+        self._num_damaged = found
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()

@@ -15,6 +15,7 @@ train_pipeline = [
         scaling_ratio_range=(0.1, 2.0),
         mixup_ratio_range=(0.5, 1.5),
         flip_prob=0.5,
+        max_cached_images=0,  # each source is drawn from the whole dataset
         backend_args=backend_args,
     ),
     dict(type='RandomHSVGain', hue=0.015, saturation=0.7, value=0.4),
@@ -22,6 +23,7 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile', backend_args=backend_args),
+    dict(type='CheckImageFile', backend_args=backend_args),
     # The longer side becomes 640, up or down; the data preprocessor pads to a multiple of 32.
     dict(type='Resize', scale=img_scale, keep_ratio=True),
     dict(type='LoadAnnotations', with_bbox=True),
@@ -34,7 +36,7 @@ train_dataloader = dict(
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
-        type='MultiImageMixDataset',
+        type='SeededMixDataset',
         dataset=dict(
             type=dataset_type,
             data_root=data_root,

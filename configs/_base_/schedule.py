@@ -47,6 +47,8 @@ custom_hooks = [
         priority=49,
     ),
     dict(type='LastStageHook', num_last_epochs=num_last_epochs, priority=48),
+    dict(type='MixDatasetHook'),
     dict(type='NumClassCheckHook'),
+    dict(type='CheckpointCheckHook'),
     dict(type='CheckInvalidLossHook', interval=50),
 ]

@@ -6,7 +6,7 @@ metainfo = dict(classes=('RBC', 'WBC', 'Platelets'))
 img_scale = (320, 320)
 max_epochs = 40
 warmup_epochs = 2
-num_last_epochs = 10
+num_last_epochs = 12
 
 model = dict(
     # The images come at one size, so only the scale of the mosaic varies; smallest cells stay above 4 pixels.
@@ -17,13 +17,14 @@ model = dict(
 )
 
 train_pipeline = [
-    # 40 epochs of 26 steps are too few for large scale jitter.
-    dict(type='MosaicAffineMixUp', img_scale=img_scale, scaling_ratio_range=(0.5, 1.5)),
+    # 40 epochs of 26 steps are too few for large scale jitter and mixup.
+    dict(type='MosaicAffineMixUp', img_scale=img_scale, scaling_ratio_range=(0.5, 1.5), mixup_prob=0.0),
     dict(type='RandomHSVGain'),
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
+    dict(type='CheckImageFile'),
     dict(type='Resize', scale=img_scale, keep_ratio=True),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
@@ -84,7 +85,9 @@ auto_scale_lr = dict(base_batch_size=8)
 custom_hooks = [
     dict(type='EMAHook', ema_type='ExpMomentumEMA', momentum=0.0002, gamma=2000, update_buffers=True, priority=49),
     dict(type='LastStageHook', num_last_epochs=num_last_epochs, priority=48),
+    dict(type='MixDatasetHook'),
     dict(type='NumClassCheckHook'),
+    dict(type='CheckpointCheckHook'),
     dict(type='CheckInvalidLossHook', interval=50),
 ]
 default_hooks = dict(logger=dict(interval=10))
