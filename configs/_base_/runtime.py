@@ -8,10 +8,14 @@ default_hooks = dict(
     checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=3, save_best='coco/bbox_mAP', rule='greater'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='DetVisualizationHook'),
+    # Here and not in custom_hooks, so that a list of the user's own does not remove them.
+    mix_dataset=dict(type='MixDatasetHook'),
+    checkpoint_check=dict(type='CheckpointCheckHook'),
+    num_classes_check=dict(type='NumClassCheckHook'),
 )
 log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)
 vis_backends = [dict(type='LocalVisBackend')]
-visualizer = dict(type='DetLocalVisualizer', vis_backends=vis_backends, name='visualizer')
+visualizer = dict(type='ReadableDetVisualizer', vis_backends=vis_backends, name='visualizer')
 
 env_cfg = dict(
     cudnn_benchmark=False,

@@ -47,8 +47,5 @@ custom_hooks = [
         priority=49,
     ),
     dict(type='LastStageHook', num_last_epochs=num_last_epochs, priority=48),
-    dict(type='MixDatasetHook'),
-    dict(type='NumClassCheckHook'),
-    dict(type='CheckpointCheckHook'),
     dict(type='CheckInvalidLossHook', interval=50),
 ]

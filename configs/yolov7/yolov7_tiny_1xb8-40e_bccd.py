@@ -85,9 +85,6 @@ auto_scale_lr = dict(base_batch_size=8)
 custom_hooks = [
     dict(type='EMAHook', ema_type='ExpMomentumEMA', momentum=0.0002, gamma=2000, update_buffers=True, priority=49),
     dict(type='LastStageHook', num_last_epochs=num_last_epochs, priority=48),
-    dict(type='MixDatasetHook'),
-    dict(type='NumClassCheckHook'),
-    dict(type='CheckpointCheckHook'),
     dict(type='CheckInvalidLossHook', interval=50),
 ]
 default_hooks = dict(logger=dict(interval=10))

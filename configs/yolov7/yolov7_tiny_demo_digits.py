@@ -4,9 +4,9 @@ _base_ = './yolov7_tiny_1xb8-40e_bccd.py'
 data_root = 'work_dirs/demo/data/'
 metainfo = dict(classes=('0', '1', '2', '3', '4', '5', '6', '7', '8', '9'))
 img_scale = (160, 160)
-max_epochs = 24
+max_epochs = 15
 warmup_epochs = 1
-num_last_epochs = 6
+num_last_epochs = 5
 
 # Half the width of Tiny.
 model = dict(
@@ -43,7 +43,7 @@ test_dataloader = dict(
 val_evaluator = dict(ann_file=data_root + 'annotations/val.json', classwise=False)
 test_evaluator = dict(ann_file=data_root + 'annotations/val.json')
 
-train_cfg = dict(max_epochs=max_epochs, val_interval=4, dynamic_intervals=None)
+train_cfg = dict(max_epochs=max_epochs, val_interval=3, dynamic_intervals=None)
 optim_wrapper = dict(optimizer=dict(lr=0.002))
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-4, by_epoch=True, begin=0, end=warmup_epochs, convert_to_iter_based=True),
@@ -61,9 +61,6 @@ custom_hooks = [
     # A short run: the average must not reach back to the random start.
     dict(type='EMAHook', ema_type='ExpMomentumEMA', momentum=0.0002, gamma=2000, update_buffers=True, priority=49),
     dict(type='LastStageHook', num_last_epochs=num_last_epochs, priority=48),
-    dict(type='MixDatasetHook'),
-    dict(type='NumClassCheckHook'),
-    dict(type='CheckpointCheckHook'),
     dict(type='CheckInvalidLossHook', interval=50),
 ]
 default_hooks = dict(logger=dict(interval=25))
