@@ -66,13 +66,13 @@ def test_checkpoints_of_other_models_are_refused(small_model_cfg, caplog):
     state_dict = MODELS.build(copy.deepcopy(small_model_cfg)).state_dict()
     check(small_model_cfg, 2, {'state_dict': dict(state_dict)}, training=False)
 
-    with pytest.raises(ValueError, match='6 of another shape, such as bbox_head.cls_preds.0.weight'):
+    with pytest.raises(ValueError, match=r'6 of another shape, such as bbox_head\.cls_preds\.0\.weight'):
         check(small_model_cfg, 5, {'state_dict': dict(state_dict)}, training=False)
     with pytest.raises(ValueError, match='6 of another shape'):
         check(small_model_cfg, 5, {'state_dict': dict(state_dict)}, training=True, resume=True)
 
     partial = {key: value for key, value in state_dict.items() if 'neck' not in key} | {'extra': torch.zeros(1)}
-    with pytest.raises(ValueError, match='tensors missing, such as neck.*; 1 unknown, such as extra'):
+    with pytest.raises(ValueError, match=r'tensors missing, such as neck.*; 1 unknown, such as extra'):
         check(small_model_cfg, 2, {'state_dict': partial}, training=True)
 
 

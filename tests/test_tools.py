@@ -22,7 +22,9 @@ model = dict(
     bbox_head=dict(in_channels=16, num_classes=2),
 )
 dataset = dict(data_root=data_root, metainfo=metainfo, ann_file='annotations/all.json', data_prefix=dict(img='images/'))
-train_dataloader = dict(batch_size=2, num_workers={workers}, persistent_workers={persistent}, dataset=dict(dataset=dataset))
+train_dataloader = dict(
+    batch_size=2, num_workers={workers}, persistent_workers={persistent}, dataset=dict(dataset=dataset)
+)
 val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dataset)
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/all.json')
