@@ -63,4 +63,4 @@ custom_hooks = [
     dict(type='LastStageHook', num_last_epochs=num_last_epochs, priority=48),
     dict(type='CheckInvalidLossHook', interval=50),
 ]
-default_hooks = dict(logger=dict(interval=25))
+default_hooks = dict(logger=dict(interval=25), visualization=dict(score_thr=0.5))

@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
-from mmdet.models.dense_heads import YOLOXHead
+from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
@@ -54,7 +54,8 @@ def make_head(name: str, classes: int, device: str) -> torch.nn.Module:
     if name == 'ours':
         return YOLOv7SimpleHead(classes, in_channels=8).to(device)
     assigner = {'assigner': {'type': 'SimOTAAssigner', 'center_radius': 2.5}}
-    return YOLOXHead(classes, in_channels=8, feat_channels=8, train_cfg=assigner).to(device)
+    head = {'type': 'YOLOXHead', 'num_classes': classes, 'in_channels': 8, 'feat_channels': 8, 'train_cfg': assigner}
+    return MODELS.build(head).to(device)
 
 
 def step(head: torch.nn.Module, predictions: list, truth: list) -> None:
