@@ -23,9 +23,9 @@ model = dict(
 )
 dataset = dict(data_root=data_root, metainfo=metainfo, ann_file='annotations/all.json', data_prefix=dict(img='images/'))
 train_dataloader = dict(
-    batch_size=2, num_workers={workers}, persistent_workers={persistent}, dataset=dict(dataset=dataset)
+    batch_size=2, num_workers={workers}, persistent_workers={persistent}, dataset=dict(dataset=dict(dataset))
 )
-val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dataset)
+val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(dataset))
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/all.json')
 test_evaluator = val_evaluator

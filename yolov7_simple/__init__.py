@@ -11,7 +11,7 @@ from .checkpoint import CheckpointCheckHook, allow_mmengine_checkpoints  # noqa:
 from .dataset import CheckedCocoDataset  # noqa: E402
 from .fast import FastInferenceHook  # noqa: E402
 from .head import YOLOv7SimpleHead  # noqa: E402
-from .hooks import DeviceAwareOptimWrapperConstructor, LastStageHook, MixDatasetHook  # noqa: E402
+from .hooks import DeviceAwareDistributedDataParallel, DeviceAwareOptimWrapperConstructor, LastStageHook, MixDatasetHook  # noqa: E402
 from .images import CheckImageFile  # noqa: E402
 from .mix_dataset import SeededMixDataset  # noqa: E402
 from .multi_scale import BatchMultiScale  # noqa: E402
@@ -29,6 +29,7 @@ __all__ = [
     'CheckImageFile',
     'CheckedCocoDataset',
     'CheckpointCheckHook',
+    'DeviceAwareDistributedDataParallel',
     'DeviceAwareOptimWrapperConstructor',
     'ELANNet',
     'FastInferenceHook',

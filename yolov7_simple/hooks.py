@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 
-from mmdet.registry import HOOKS, OPTIM_WRAPPER_CONSTRUCTORS
+from mmdet.registry import HOOKS, MODEL_WRAPPERS, OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.device import get_device
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper, revert_sync_batchnorm
+from mmengine.model import MMDistributedDataParallel, is_model_wrapper, revert_sync_batchnorm
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset
 
 from .mix_dataset import SeededMixDataset
@@ -123,6 +125,32 @@ class MixDatasetHook(Hook):
             new = found - self._num_damaged
             runner.logger.warning(f'{found} of {total} training images cannot be read, {new} new in this epoch.')
         self._num_damaged = found
+
+
+@MODEL_WRAPPERS.register_module()
+class DeviceAwareDistributedDataParallel(MMDistributedDataParallel):
+    """mmengine's DDP, which also takes a model with SyncBN where there is no GPU: with plain BatchNorm then.
+
+    Args:
+        module: The model.
+        device_ids: The GPU of this process; not used on a CPU.
+        find_unused_parameters: As in PyTorch.
+    """
+
+    def __init__(
+        self, module: nn.Module, device_ids: list[int] | None = None, find_unused_parameters: bool = False
+    ) -> None:
+        if get_device() == 'cpu':
+            module, device_ids = revert_sync_batchnorm(module), None
+        # BatchNorm's statistics are those of SyncBN, or each rank's own; newer torch has another name for the option.
+        options = inspect.signature(DistributedDataParallel.__init__).parameters
+        sync_buffers = 'forward_sync_buffers' if 'forward_sync_buffers' in options else 'broadcast_buffers'
+        super().__init__(
+            module=module,
+            device_ids=device_ids,
+            find_unused_parameters=find_unused_parameters,
+            **{sync_buffers: False},
+        )
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()

@@ -23,8 +23,8 @@ env_cfg = dict(
     dist_cfg=dict(backend='nccl'),
 )
 sync_bn = 'torch'
-# Without device_ids DDP works on a CPU too; the data preprocessor moves the data.
-model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
+# mmengine looks wrappers up without a scope of their own.
+model_wrapper_cfg = dict(type='mmdet.DeviceAwareDistributedDataParallel')
 
 log_level = 'INFO'
 load_from = None
