@@ -339,7 +339,10 @@ def draw_detections(
     zoom = min(8, max(1, -(-MIN_CANVAS // max(image.shape[:2]))))
     canvas = np.repeat(np.repeat(image, zoom, 0), zoom, 1)
     height, width = canvas.shape[:2]
-    boxes = np.asarray(boxes, np.float64).reshape(-1, 4) * zoom
+    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
+    visible = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(1)  # what lies beyond the edge is clipped to a line
+    boxes, labels = boxes[visible] * zoom, np.asarray(labels)[visible]
+    scores = None if scores is None else np.asarray(scores)[visible]
     line = max(1, round(min(height, width) / 240))
     font_scale = max(0.4, min(height, width) / 1000)
     thickness = max(1, round(font_scale * 1.2))

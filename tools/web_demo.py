@@ -1,0 +1,193 @@
+"""Serve a page where one drops an image, moves the thresholds, and sees and downloads the detections.
+
+    python tools/web_demo.py CONFIG CHECKPOINT
+    python tools/web_demo.py MODEL.onnx
+
+With an ONNX file (of tools/export_onnx.py) neither torch nor MMDetection is needed: numpy, OpenCV, onnxruntime, gradio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+# Before gradio is imported: this page talks to nobody but its user.
+os.environ.setdefault('GRADIO_ANALYTICS_ENABLED', 'False')
+os.environ.setdefault('HF_HUB_OFFLINE', '1')
+
+MAX_UPLOAD = '20mb'
+MAX_MEGAPIXELS = 40.0
+NO_RESULT = (None, [], None)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('model', help='config that the model was trained with, or an ONNX file')
+    parser.add_argument('checkpoint', nargs='?', help='trained weights, with a config')
+    parser.add_argument('--host', default='127.0.0.1', help='address to listen on; default: this machine alone')
+    parser.add_argument('--port', type=int, default=7860, help='default: 7860')
+    parser.add_argument('--device', help='such as cpu or cuda:0, with a config; default: the best there is')
+    args = parser.parse_args()
+    is_onnx = args.model.endswith('.onnx')
+    if is_onnx and args.checkpoint:
+        parser.error(f'{args.model} needs no checkpoint: it holds its weights')
+    if not is_onnx and not args.checkpoint:
+        parser.error(f'{args.model}: a config needs a checkpoint, too')
+    return args
+
+
+def load_detector(args: argparse.Namespace) -> tuple[Callable, list[str], float, float]:
+    """Load the model; gives what turns images into detections, class names, its lowest score, and its NMS's IoU."""
+    if args.checkpoint is None:
+        from onnx_detect import OnnxDetector
+
+        detector = OnnxDetector(args.model)
+        if not detector.has_nms:
+            raise SystemExit(f'error: {args.model} was exported with --raw; the page needs NMS inside')
+        return detector, detector.classes, detector.score_threshold, detector.iou_threshold
+    from detect import class_names, load_inferencer, speed_up, whole_detector
+
+    inferencer = load_inferencer(args.model, args.checkpoint, args.device)
+    inferencer.model = speed_up(inferencer.model)
+    test_cfg = inferencer.model.bbox_head.test_cfg
+    iou_thr = test_cfg.get('nms', {}).get('iou_threshold', 0.7)
+    return whole_detector(inferencer), list(class_names(inferencer.model)), test_cfg.get('score_thr', 0.001), iou_thr
+
+
+def build_page(detect: Callable, classes: list[str], lowest_score: float, highest_iou: float):
+    """Lay out the page.
+
+    Args:
+        detect: List of BGR images -> boxes (N, 4), scores (N,), labels (N,) of each.
+        classes: Names of the classes.
+        lowest_score: Below it the model gives nothing.
+        highest_iou: More than this no two objects of a class overlap in what the model gives.
+
+    Returns:
+        gradio's Blocks.
+    """
+    import gradio
+    import numpy as np
+
+    # Loaded by load_detector, with the package or without it.
+    pictures = sys.modules['yolov7_simple.pictures']
+
+    def suppress(boxes, scores, labels, iou_thr):
+        """Suppress doubles of a class once more: (N,) of those kept, best first."""
+        kept = []
+        for i in np.argsort(-scores, kind='stable'):
+            rivals = boxes[[k for k in kept if labels[k] == labels[i]]]
+            sides = np.minimum(boxes[i, 2:], rivals[:, 2:]) - np.maximum(boxes[i, :2], rivals[:, :2])
+            inter = sides.clip(min=0).prod(1)
+            union = np.prod(boxes[i, 2:] - boxes[i, :2]) + (rivals[:, 2:] - rivals[:, :2]).prod(1) - inter
+            if not (inter > iou_thr * union).any():
+                kept.append(i)
+        return kept
+
+    def find(path):
+        """Detect in an uploaded file, at the model's own thresholds."""
+        if path is None:
+            return None
+        try:
+            image = pictures.read_image(Path(path), MAX_MEGAPIXELS)
+        except pictures.InputError as error:
+            # The page shows the name that the user knows, not where the server keeps the file.
+            raise gradio.Error(str(error).replace(str(path), Path(path).name), duration=None) from error
+        return Path(path).name, image, *detect([image])[0]
+
+    def show(found, score_thr, iou_thr):
+        """Draw and list what passes the thresholds."""
+        if found is None:
+            return NO_RESULT
+        name, image, boxes, scores, labels = found
+        passed = scores >= score_thr
+        boxes, scores, labels = boxes[passed], scores[passed], labels[passed]
+        kept = suppress(boxes, scores, labels, iou_thr)
+        boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
+        rows = [
+            [classes[label], round(float(score), 3), *(round(float(value), 1) for value in box)]
+            for box, score, label in zip(boxes, scores, labels)
+        ]
+        results = pictures.CocoResults(classes)
+        results.add(name, image.shape[:2], boxes, scores, labels)
+        file = Path(tempfile.mkdtemp(dir=os.environ['GRADIO_TEMP_DIR'])) / f'{Path(name).stem}.json'
+        pictures.write_json(file, results.content)
+        return pictures.draw_detections(image, boxes, scores, labels, classes)[..., ::-1], rows, str(file)
+
+    with gradio.Blocks(title='Detect', analytics_enabled=False, delete_cache=(600, 1800)) as page:
+        gradio.Markdown(
+            f'## Drop an image\nIt is searched for {", ".join(classes[:12])}{" ..." * (len(classes) > 12)}.'
+        )
+        found = gradio.State(time_to_live=1800)
+        with gradio.Row():
+            with gradio.Column(scale=1):
+                upload = gradio.File(label='Image', type='filepath', file_types=None, elem_id='upload')
+                score_thr = gradio.Slider(
+                    lowest_score, 1.0, value=max(0.3, lowest_score), step=0.01, label='Lowest score', elem_id='score'
+                )
+                iou_thr = gradio.Slider(
+                    0.05,
+                    highest_iou,
+                    value=highest_iou,
+                    step=0.05,
+                    label='Most overlap within a class (IoU)',
+                    elem_id='iou',
+                )
+                download = gradio.DownloadButton('Download detections (COCO JSON)', elem_id='download')
+            with gradio.Column(scale=2):
+                picture = gradio.Image(
+                    label='Detections',
+                    format='png',
+                    interactive=False,
+                    buttons=['download', 'fullscreen'],
+                    elem_id='picture',
+                )
+                table = gradio.Dataframe(
+                    headers=['class', 'score', 'x1', 'y1', 'x2', 'y2'],
+                    label='x to the right, y down, in pixels',
+                    interactive=False,
+                    elem_id='table',
+                )
+        outputs = [picture, table, download]
+        upload.change(lambda: (*NO_RESULT, None), None, [*outputs, found]).then(find, upload, found).success(
+            show, [found, score_thr, iou_thr], outputs
+        )
+        for slider in (score_thr, iou_thr):
+            # While one is at work, of those that come only the last counts.
+            slider.change(
+                show, [found, score_thr, iou_thr], outputs, trigger_mode='always_last', show_progress='hidden'
+            )
+    return page
+
+
+def main() -> None:
+    args = parse_args()
+    try:
+        import gradio  # noqa: F401
+    except ImportError:
+        sys.exit('error: the page needs gradio: pip install gradio')
+    try:
+        detector = load_detector(args)
+    except Exception as error:
+        # Of a class of its own in either half: CheckpointError or InputError.
+        if type(error).__name__ not in ('CheckpointError', 'InputError'):
+            raise
+        sys.exit(f'error: {error}')
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ['GRADIO_TEMP_DIR'] = folder  # uploads and results go when the server does
+        build_page(*detector).launch(
+            server_name=args.host,
+            server_port=args.port,
+            max_file_size=MAX_UPLOAD,
+            share=False,
+            state_session_capacity=50,
+            footer_links=[],
+        )
+
+
+if __name__ == '__main__':
+    main()
