@@ -9,6 +9,8 @@ from mmdet.registry import TRANSFORMS
 from mmengine import fileio
 from numpy.typing import NDArray
 
+from .pictures import is_cut_short
+
 # JPEG decodes at these fractions of its size, in less time.
 REDUCED_FLAGS = {
     1: cv2.IMREAD_COLOR,
@@ -28,14 +30,6 @@ class DamagedImageError(ValueError):
 
     def __str__(self) -> str:
         return f'{self.path} {self.problem}'
-
-
-def is_cut_short(data: bytes) -> bool:
-    """Whether a JPEG or PNG file lacks its end, which OpenCV before 5 decodes without an error, grey from there on."""
-    if data.startswith(b'\xff\xd8'):
-        # The last scan must be followed by the end-of-image marker. Some cameras write more after that.
-        return not data.endswith(b'\xff\xd9') and data.rfind(b'\xff\xd9') <= data.rfind(b'\xff\xda')
-    return data.startswith(b'\x89PNG') and b'IEND' not in data[-4096:] and b'IEND' not in data
 
 
 def read_file(path: str, backend_args: dict | None) -> bytes:

@@ -87,7 +87,7 @@ def is_cut_short(data: bytes) -> bool:
     """Whether a JPEG or PNG file lacks its end, which OpenCV before 5 decodes without an error, grey from there on."""
     if data.startswith(b'\xff\xd8'):
         # The last scan must be followed by the end-of-image marker. Some cameras write more after that.
-        return not data.endswith(b'\xff\xd9') and data.rfind(b'\xff\xd9') < data.rfind(b'\xff\xda')
+        return not data.endswith(b'\xff\xd9') and data.rfind(b'\xff\xd9') <= data.rfind(b'\xff\xda')
     return data.startswith(b'\x89PNG') and b'IEND' not in data
 
 
