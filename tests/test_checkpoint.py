@@ -1,6 +1,8 @@
+import argparse
 import copy
 import logging
 import os
+import pickle
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +11,7 @@ from mmdet.registry import MODELS
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.optim import OptimWrapper
 
-from yolov7_simple.checkpoint import CheckpointCheckHook
+from yolov7_simple.checkpoint import CheckpointCheckHook, load_original
 
 
 def test_mmengines_checkpoints_load_with_weights_only(tmp_path):
@@ -22,6 +24,14 @@ def test_mmengines_checkpoints_load_with_weights_only(tmp_path):
     buffer = loaded['message_hub']['log_scalars']['train/loss']
     assert isinstance(buffer, HistoryBuffer)
     assert buffer.mean() == 4.0 and buffer.statistics('max') == 5.0
+
+    # Still after a checkpoint of the original was read, and what that one may hold stays forbidden elsewhere.
+    original = tmp_path / 'original.pth'
+    torch.save({'model': {'weight': torch.ones(1)}, 'args': argparse.Namespace(lr=0.1), 'mAP': buffer.mean()}, original)
+    assert list(load_original(original)) == ['weight']
+    torch.load(tmp_path / 'c.pth', weights_only=True)
+    with pytest.raises(pickle.UnpicklingError, match=r'argparse\.Namespace'):
+        torch.load(original, weights_only=True)
 
 
 class Call:

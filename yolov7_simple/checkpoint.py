@@ -128,7 +128,8 @@ def load_original(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f'{path}: there is no such file')
     try:
-        with torch.serialization.safe_globals([*safe_globals(), argparse.Namespace]):
+        # On leaving, torch forbids all that is named here, also what was allowed before: name the new class only.
+        with torch.serialization.safe_globals([argparse.Namespace]):
             checkpoint = torch.load(path, map_location='cpu', weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, AttributeError, ValueError) as error:
         # torch's message is long, and recommends to switch the safety off.
