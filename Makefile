@@ -24,7 +24,7 @@ lint: $(VENV)/.installed
 env: $(VENV)/.installed
 
 # Made anew only when what is to be installed changes.
-$(VENV)/.installed: requirements/runtime.txt requirements/demo.txt requirements/tests.txt setup.py pyproject.toml
+$(VENV)/.installed: requirements/runtime.txt requirements/demo.txt requirements/optional.txt requirements/tests.txt setup.py pyproject.toml
 	@echo '=== Install into $(VENV): once, some minutes, mostly torch'
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, 12) else f"Python 3.10 to 3.12 is needed, this is {v[0]}.{v[1]}: make PYTHON=python3.11 ...")'
 	@$(PYTHON) -m venv $(VENV) || { echo 'No virtual environment could be made: on Debian and Ubuntu install python3-venv.'; exit 1; }

@@ -2,7 +2,6 @@
 
 import json
 import os
-from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -14,14 +13,6 @@ import yolov7_simple  # noqa: F401  (registers everything)
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get('YOLOV7_SHARED', ROOT.parent / 'shared'))
-
-# Not run where what they need is not installed, which the report's header says; see requirements/.
-OPTIONAL = {
-    'test_export.py': ('onnx', 'onnxruntime'),
-    'test_detect.py': ('onnxruntime',),
-    'test_web_demo.py': ('gradio',),
-}
-collect_ignore = [name for name, needs in OPTIONAL.items() if any(find_spec(need) is None for need in needs)]
 
 # Image -> backbone -> neck -> head -> losses or detections -> checkpoints, configs, tools.
 STOPS = [
@@ -57,8 +48,6 @@ def pytest_collection_modifyitems(items):
 def pytest_terminal_summary(terminalreporter):
     found = 'found' if SHARED.is_dir() else 'absent: the tests that compare with the original were skipped'
     terminalreporter.write_line(f'torch {torch.__version__}; ground truth at {SHARED}: {found}')
-    for name in collect_ignore:
-        terminalreporter.write_line(f'{name} was not run: it needs {", ".join(OPTIONAL[name])}')
 
 
 @pytest.fixture(scope='session', autouse=True)

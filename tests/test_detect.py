@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import subprocess
 import sys
@@ -136,7 +135,6 @@ def test_an_empty_folder_is_an_error(files, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.skipif(importlib.util.find_spec('sahi') is None, reason='sahi is not installed')
 def test_slices_find_what_is_small_in_a_large_image(files, tmp_path, monkeypatch):
     image = np.full((400, 520, 3), 114, np.uint8)
     small = cv2.imread(str(files / 'images/image0.png'))
