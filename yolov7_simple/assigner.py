@@ -88,7 +88,7 @@ class _Cells(NamedTuple):
         boxes: (B, 4, P).
         levels: Class logits, L x (B, C, P_l).
         obj_logits: (B, P).
-        priors: (4, P), or (B, 4, P) where images have cells of their own.
+        priors: (4, P).
     """
 
     boxes: Tensor
@@ -113,18 +113,9 @@ class _Cells(NamedTuple):
                 part = slice(first + start, first + start + logits.shape[2])
                 yield (
                     part.start,
-                    _Cells(self.boxes[..., part], [logits], self.obj_logits[:, part], self.priors[..., part]),
+                    _Cells(self.boxes[..., part], [logits], self.obj_logits[:, part], self.priors[:, part]),
                 )
             first += level.shape[2]
-
-    def take(self, cells: Tensor) -> _Cells:
-        """Cells by number, other ones for each image: (B, K)."""
-        return _Cells(
-            take_cells([self.boxes], cells),
-            [take_cells(self.levels, cells)],
-            self.obj_logits.gather(1, cells),
-            self.priors[:, cells].transpose(0, 1),
-        )
 
 
 @TASK_UTILS.register_module()
@@ -194,17 +185,21 @@ class BatchSimOTAAssigner:
     def _assign(self, cells: _Cells, gt_bboxes: Tensor, gt_labels: Tensor, gt_mask: Tensor) -> Assignment:
         num_images, num_gts = gt_labels.shape
         gt_planes = gt_bboxes.unsqueeze(-1).unbind(2)  # 4 x (B, G, 1)
-        # topk is fastest from 64 times its k on.
-        tile_size = max(64 * self.candidate_topk, self.tile_size // (num_images * max(num_gts, cells.num_classes, 1)))
+        # Padding has no IoU with any cell; without this its cost is infinite.
+        iou_eps = gt_mask.unsqueeze(-1) * IOU_EPS  # (B, G, 1)
+        # Small pieces stay in cache; topk is fastest from 64 times its k on.
+        tile_size = self.tile_size // (num_images * max(num_gts, cells.num_classes, 1))
+        tile_size = max(tile_size, min(4 * tile_size, 64 * self.candidate_topk), self.candidate_topk)
 
-        top_ious, top_ranks, top_cells = [], [], []
+        top_ious, top_ranks, top_cells, cheapest = [], [], [], []
         for start, tile in cells.tiles(tile_size):
-            rank, iou = self._rank_pairs(tile, gt_planes, gt_labels)  # (B, G, T)
+            rank, iou = self._rank_pairs(tile, gt_planes, gt_labels, iou_eps)  # (B, G, T)
             topk = min(self.candidate_topk, rank.shape[-1])
             values, index = rank.topk(topk, -1, largest=False)
             top_ious.append(iou.topk(topk, -1)[0])
             top_ranks.append(values)
             top_cells.append(index + start)
+            cheapest.append(rank.argmin(1))  # (B, T)
 
         # How many cells each box takes, and which: (B, G, K), cheapest first.
         top_ious, top_ranks = torch.cat(top_ious, -1), torch.cat(top_ranks, -1)
@@ -212,7 +207,7 @@ class BatchSimOTAAssigner:
         dynamic_k = top_ious.topk(topk, -1)[0].sum(-1, keepdim=True).int().clamp_(min=1)  # (B, G, 1)
         ranks, order = top_ranks.topk(topk, -1, largest=False)
         taken = torch.arange(topk, device=ranks.device) < dynamic_k
-        taken &= ranks.isfinite() & gt_mask.unsqueeze(-1)
+        taken &= ranks.isfinite()
         taken_cells = torch.cat(top_cells, -1).gather(-1, order).flatten(1)  # (B, G * K)
 
         # A cell that one box took is that box's: the sum of one index is the index.
@@ -222,21 +217,20 @@ class BatchSimOTAAssigner:
         times_taken = zeros.scatter_add(1, taken_cells, one)
         gt_index = zeros.scatter_add(1, taken_cells, one * gt_ids)
 
-        # A cell that several took goes to the cheapest of all boxes. At most every second of the taken is such a cell.
-        num_contested = min(cells.num_cells, num_gts * topk // 2)
-        contested, index = (times_taken > 1).float().topk(num_contested)  # (B, S)
-        rank, _ = self._rank_pairs(cells.take(index), gt_planes, gt_labels)  # (B, G, S)
-        cheapest = rank.masked_fill_(~gt_mask.unsqueeze(-1), torch.inf).argmin(1)
-        gt_index.scatter_(1, index, torch.where(contested.bool(), cheapest, gt_index.gather(1, index)))
+        # A cell that several took goes to the cheapest of all boxes.
+        gt_index = torch.where(times_taken > 1, torch.cat(cheapest, -1), gt_index)
 
         matched = times_taken > 0
         own_gts = gt_bboxes.gather(1, gt_index.unsqueeze(-1).expand(-1, -1, 4))  # (B, P, 4)
         iou = iou_of_planes(own_gts.unbind(-1), cells.boxes.unbind(1))
         return Assignment(matched, gt_index, torch.where(matched, iou, 0.0))
 
-    def _rank_pairs(self, cells: _Cells, gt_planes: Planes, gt_labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Order of all pairs, cheapest first, and IoUs, both (B, G, T); infinite and 0 where a cell is no candidate.
+    def _rank_pairs(
+        self, cells: _Cells, gt_planes: Planes, gt_labels: Tensor, iou_eps: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Order of all pairs, cheapest first, and IoUs, both (B, G, T).
 
+        They are infinite and 0 where a cell is no candidate, or the box is padding, whose ``iou_eps`` (B, G, 1) is 0.
         First come the pairs inside both box and square, each group by cost. The definition adds 100000 to the cost
         outside, and float32 then rounds it to 1/128: of the cells that become equal any may be taken. A negative
         reciprocal rises with the cost, too, and keeps all its digits, so that the cheapest of them is taken, whatever
@@ -244,9 +238,9 @@ class BatchSimOTAAssigner:
         """
         iou = iou_of_planes(gt_planes, cells.boxes.unsqueeze(1).unbind(2))
         cost = self._class_cost(cells.levels[0], cells.obj_logits, gt_labels)
-        cost = cost.mul_(self.cls_weight).sub_((iou + IOU_EPS).log_().mul_(self.iou_weight)).clamp_(min=MIN_COST)
+        cost = cost.mul_(self.cls_weight).sub_((iou + iou_eps).log_().mul_(self.iou_weight)).clamp_(min=MIN_COST)
 
-        x, y, stride_x, stride_y = cells.priors.unsqueeze(-2).unbind(-3)  # (1, T) or (B, 1, T) each
+        x, y, stride_x, stride_y = cells.priors  # (T,) each
         in_box = inside_of_planes((x, y), gt_planes)
         in_center = inside_of_planes(
             (x, y), gt_planes, reach=(self.center_radius * stride_x, self.center_radius * stride_y)

@@ -22,13 +22,11 @@ train_pipeline = [
     dict(type='RandomHSVGain'),
     dict(type='PackDetInputs'),
 ]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='CheckImageFile'),
-    dict(type='Resize', scale=img_scale, keep_ratio=True),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
-]
+# Lists replace the base's as a whole: take it, and change what differs.
+test_pipeline = _base_.test_pipeline
+test_pipeline[2].scale = img_scale
+tta_pipeline = _base_.tta_pipeline
+tta_pipeline[-1].transforms[0] = [dict(type='Resize', scale=(side, side), keep_ratio=True) for side in (320, 256, 384)]
 
 train_dataloader = dict(
     batch_size=8,
@@ -68,23 +66,11 @@ test_evaluator = dict(ann_file=data_root + 'annotations/test.json', classwise=Tr
 
 train_cfg = dict(max_epochs=max_epochs, val_interval=5, dynamic_intervals=[(max_epochs - 5, 1)])
 optim_wrapper = dict(optimizer=dict(lr=0.001))
-param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-4, by_epoch=True, begin=0, end=warmup_epochs, convert_to_iter_based=True),
-    dict(
-        type='CosineAnnealingLR',
-        eta_min_ratio=0.01,
-        by_epoch=True,
-        begin=warmup_epochs,
-        end=max_epochs,
-        T_max=max_epochs - warmup_epochs,
-        convert_to_iter_based=True,
-    ),
-]
+param_scheduler = _base_.param_scheduler
+param_scheduler[0].end = warmup_epochs
+param_scheduler[1].update(begin=warmup_epochs, end=max_epochs, T_max=max_epochs - warmup_epochs)
 auto_scale_lr = dict(base_batch_size=8)
 
-custom_hooks = [
-    dict(type='EMAHook', ema_type='ExpMomentumEMA', momentum=0.0002, gamma=2000, update_buffers=True, priority=49),
-    dict(type='LastStageHook', num_last_epochs=num_last_epochs, priority=48),
-    dict(type='CheckInvalidLossHook', interval=50),
-]
+custom_hooks = _base_.custom_hooks
+custom_hooks[1].num_last_epochs = num_last_epochs
 default_hooks = dict(logger=dict(interval=10))

@@ -24,13 +24,10 @@ train_pipeline = [
     dict(type='RandomHSVGain'),
     dict(type='PackDetInputs'),
 ]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='CheckImageFile'),
-    dict(type='Resize', scale=img_scale, keep_ratio=True),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
-]
+test_pipeline = _base_.test_pipeline
+test_pipeline[2].scale = img_scale
+tta_pipeline = _base_.tta_pipeline
+tta_pipeline[-1].transforms[0] = [dict(type='Resize', scale=(side, side), keep_ratio=True) for side in (160, 128, 192)]
 
 train_dataloader = dict(
     batch_size=16,
@@ -45,22 +42,9 @@ test_evaluator = dict(ann_file=data_root + 'annotations/val.json')
 
 train_cfg = dict(max_epochs=max_epochs, val_interval=3, dynamic_intervals=None)
 optim_wrapper = dict(optimizer=dict(lr=0.002))
-param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-4, by_epoch=True, begin=0, end=warmup_epochs, convert_to_iter_based=True),
-    dict(
-        type='CosineAnnealingLR',
-        eta_min_ratio=0.01,
-        by_epoch=True,
-        begin=warmup_epochs,
-        end=max_epochs,
-        T_max=max_epochs - warmup_epochs,
-        convert_to_iter_based=True,
-    ),
-]
-custom_hooks = [
-    # A short run: the average must not reach back to the random start.
-    dict(type='EMAHook', ema_type='ExpMomentumEMA', momentum=0.0002, gamma=2000, update_buffers=True, priority=49),
-    dict(type='LastStageHook', num_last_epochs=num_last_epochs, priority=48),
-    dict(type='CheckInvalidLossHook', interval=50),
-]
+param_scheduler = _base_.param_scheduler
+param_scheduler[0].end = warmup_epochs
+param_scheduler[1].update(begin=warmup_epochs, end=max_epochs, T_max=max_epochs - warmup_epochs)
+custom_hooks = _base_.custom_hooks
+custom_hooks[1].num_last_epochs = num_last_epochs
 default_hooks = dict(logger=dict(interval=25), visualization=dict(score_thr=0.5))

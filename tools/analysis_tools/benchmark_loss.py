@@ -1,7 +1,8 @@
 """Assignment and loss: mmdet's YOLOXHead and ours on the same tensors, in one run.
 
 Prints medians, ratios and peak memory, and draws how our time grows with boxes, classes and images. Forward and
-backward, from raw predictions, on the CPU, or on a GPU with ``--device cuda``.
+backward, from raw predictions, on the CPU, or on a GPU with ``--device cuda``. With ``--step CONFIG`` alone: what share
+of a whole training step with that config and its data they take.
 """
 
 import argparse
@@ -11,17 +12,23 @@ import multiprocessing
 import statistics
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
-from mmdet.registry import MODELS
+from mmdet.registry import DATASETS, MODELS
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.logging import MessageHub
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
 import yolov7_simple  # noqa: F401
 from yolov7_simple import YOLOv7SimpleHead
+from yolov7_simple.inference import quiet
 
 STRIDES = (8, 16, 32)
 
@@ -58,6 +65,39 @@ def make_head(name: str, classes: int, device: str) -> torch.nn.Module:
     return MODELS.build(head).to(device)
 
 
+def measure_step(config: str, repeats: int, device: str) -> None:
+    """Print how much of a training step, first batch of the config's data, both losses take."""
+    cfg = Config.fromfile(config)
+    with quiet():
+        dataset = DATASETS.build(cfg.train_dataloader.dataset)
+        model = MODELS.build(cfg.model).to(device).train()
+        model.init_weights()
+    batch = pseudo_collate([dataset[i] for i in range(cfg.train_dataloader.batch_size)])
+    MessageHub.get_current_instance().update_info('iter', 0)  # read by the batch augmentation
+    data = model.data_preprocessor(batch, training=True)
+    truth = [sample.gt_instances for sample in data['data_samples']]
+    outputs = [[level.detach().requires_grad_() for level in levels] for levels in model(data['inputs'], mode='tensor')]
+    theirs = make_head('mmdet', model.bbox_head.num_classes, device)
+
+    def whole_step() -> None:
+        model.zero_grad()
+        sum(model(**data, mode='loss').values()).backward()
+
+    tasks = {
+        'step': whole_step,
+        'ours': lambda: step(model.bbox_head, outputs, truth),
+        'mmdet': lambda: step(theirs, outputs, truth),
+    }
+    took = measure(tasks, dict.fromkeys(tasks, repeats))
+    rest = took['step'] - took['ours']
+    boxes = sum(map(len, truth)) / len(truth)
+    print(f'{config}: batch of {len(truth)}, {boxes:.1f} boxes an image; forward and backward {took["step"]:.0f} ms')
+    for name in ('mmdet', 'ours'):
+        print(
+            f'  assignment and loss, {name}: {took[name]:.0f} ms, {took[name] / (rest + took[name]):.1%} of such a step'
+        )
+
+
 def step(head: torch.nn.Module, predictions: list, truth: list) -> None:
     """One forward and backward through assignment and loss."""
     for level in itertools.chain(*predictions):
@@ -67,14 +107,14 @@ def step(head: torch.nn.Module, predictions: list, truth: list) -> None:
         torch.cuda.synchronize()
 
 
-def measure(heads: dict[str, torch.nn.Module], inputs: tuple, repeats: dict[str, int]) -> dict[str, float]:
-    """Median milliseconds of each head, taken in turns, after a warm-up."""
-    times: dict[str, list[float]] = {name: [] for name in heads}
+def measure(tasks: dict[str, Callable[[], None]], repeats: dict[str, int]) -> dict[str, float]:
+    """Median milliseconds of each task, taken in turns, after a warm-up."""
+    times: dict[str, list[float]] = {name: [] for name in tasks}
     for round_ in range(max(repeats.values()) + 1):
-        for name, head in heads.items():
+        for name, task in tasks.items():
             if round_ <= repeats[name]:
                 start = time.perf_counter()
-                step(head, *inputs)
+                task()
                 times[name].append((time.perf_counter() - start) * 1000)
     return {name: statistics.median(values[1:]) for name, values in times.items()}
 
@@ -137,9 +177,13 @@ def main() -> None:
     parser.add_argument('--device', default='cpu')
     parser.add_argument('--no-sweep', action='store_true', help='leave out the sweep and its drawing')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmark_loss.png'), help='drawing of the sweep')
+    parser.add_argument('--step', metavar='CONFIG', help='measure a training step with this config instead')
     args = parser.parse_args()
     init_default_scope('mmdet')
     torch.set_num_threads(args.threads)
+    if args.step:
+        measure_step(args.step, args.repeats, args.device)
+        return
     repeats = {'mmdet': max(3, args.repeats // 3), 'ours': args.repeats}
     print(
         f'torch {torch.__version__}, {args.device}, {args.threads} threads; batch {args.images} at {args.size}, '
@@ -149,9 +193,12 @@ def main() -> None:
     print('| boxes | mmdet ms | ours ms | times faster | mmdet MB | ours MB | share of memory |')
     print('| --- | --- | --- | --- | --- | --- | --- |')
     for boxes in args.boxes:
-        heads = {name: make_head(name, args.classes, args.device) for name in repeats}
-        times = measure(heads, make_inputs(args.images, boxes, args.classes, args.size, args.device), repeats)
         shape = (args.images, boxes, args.classes, args.size, args.device)
+        inputs = make_inputs(*shape)
+        times = measure(
+            {name: partial(step, make_head(name, args.classes, args.device), *inputs) for name in repeats}, repeats
+        )
+        del inputs
         memory = {name: peak_memory(name, *shape) for name in repeats}
         print(
             f'| {boxes} | {times["mmdet"]:.0f} | {times["ours"]:.0f} | {times["mmdet"] / times["ours"]:.1f} '
@@ -167,10 +214,10 @@ def main() -> None:
     grid += [('classes', (args.images, 40, n), n) for n in (1, 20, 80, 365, 1203)]
     grid += [('images', (n, 40, args.classes), n) for n in (1, 4, 16, 32)]
     for name, (images, boxes, classes), value in grid:
-        head = {'ours': make_head('ours', classes, args.device)}
         inputs = make_inputs(images, boxes, classes, args.size, args.device)
-        took = measure(head, inputs, {'ours': max(3, args.repeats // 3)})['ours']
-        del inputs
+        task = partial(step, make_head('ours', classes, args.device), *inputs)
+        took = measure({'ours': task}, {'ours': max(3, args.repeats // 3)})['ours']
+        del inputs, task
         memory = peak_memory('ours', images, boxes, classes, args.size, args.device)
         print(f'| {images} | {boxes} | {classes} | {took:.0f} | {memory:.0f} |', flush=True)
         sweeps[name].append((value, took))
