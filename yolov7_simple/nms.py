@@ -1,6 +1,6 @@
 """Exact greedy non-maximum suppression in plain torch, on any device.
 
-N boxes, sorted by score. K kept so far.
+N boxes, n of them in a block, K kept so far.
 """
 
 from __future__ import annotations
@@ -16,11 +16,15 @@ def pairwise_overlaps(boxes_a: Tensor, boxes_b: Tensor, threshold: float, offset
     """Tell which pairs overlap by more than ``threshold`` IoU: (A, 4), (B, 4) -> (A, B) bool."""
     ax1, ay1, ax2, ay2 = boxes_a.unsqueeze(-1).unbind(1)  # (A, 1) each
     bx1, by1, bx2, by2 = boxes_b.unbind(1)  # (B,) each
-    inter = (torch.minimum(ax2, bx2) - torch.maximum(ax1, bx1)).add_(offset).clamp_(min=0)  # (A, B)
-    inter *= (torch.minimum(ay2, by2) - torch.maximum(ay1, by1)).add_(offset).clamp_(min=0)
+    inter = torch.minimum(ax2, bx2).sub_(torch.maximum(ax1, bx1))  # (A, B)
+    height = torch.minimum(ay2, by2).sub_(torch.maximum(ay1, by1))
+    if offset:  # two passes over all pairs
+        inter += offset
+        height += offset
+    inter.clamp_(min=0).mul_(height.clamp_(min=0))
     area_a = (ax2 - ax1 + offset) * (ay2 - ay1 + offset)
     area_b = (bx2 - bx1 + offset) * (by2 - by1 + offset)
-    return inter / (area_a + area_b - inter) > threshold
+    return inter / (area_a + area_b).sub_(inter) > threshold
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0, labels: Tensor | None = None) -> Tensor:
@@ -30,9 +34,10 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0, la
     ``mmcv.ops.batched_nms`` does, is not: float32 has too few digits for many classes on large images, and boxes
     with negative coordinates reach into the class before theirs.
 
-    The greedy order is kept block by block. Inside a block, "kept unless a kept better one overlaps" is iterated to
-    its fixed point, which is unique, is the greedy answer, and is reached after as many rounds as the longest chain
-    of boxes that suppress each other (a handful).
+    With them boxes are walked class by class, and a block meets the kept boxes of its first class alone. The greedy
+    order is kept block by block. Inside a block, "kept unless a kept better one overlaps" is iterated to its fixed
+    point, which is unique, is the greedy answer, and is reached after as many rounds as the longest chain of boxes
+    that suppress each other (a handful).
 
     Args:
         boxes: (N, 4), xyxy in pixels.
@@ -44,20 +49,25 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0, la
     Returns:
         (K,) int64, the indices of the kept boxes, best first.
     """
-    order = scores.argsort(descending=True, stable=True)
-    sorted_boxes = boxes[order].float()
-    sorted_labels = None if labels is None else labels[order]
+    by_score = scores.argsort(descending=True, stable=True)
+    # Class by class, each best first.
+    by_class = (
+        torch.arange(len(boxes), device=boxes.device) if labels is None else labels[by_score].argsort(stable=True)
+    )
+    order = by_score[by_class]
+    boxes, labels = boxes[order].float(), None if labels is None else labels[order]
     kept = order.new_empty(0)
     for start in range(0, len(order), BLOCK_SIZE):
         block = torch.arange(start, min(start + BLOCK_SIZE, len(order)), device=order.device)
-        rivals = torch.cat([kept, block])  # (K + n,)
-        suppresses = pairwise_overlaps(sorted_boxes[rivals], sorted_boxes[block], iou_threshold, offset)
-        if sorted_labels is not None:
-            suppresses &= sorted_labels[rivals, None] == sorted_labels[block]
-        alive = ~suppresses[: len(kept)].any(0)  # (n,)
-        inner = suppresses[len(kept) :].triu_(1) & alive[:, None]  # row suppresses column, if it is kept itself
+        before = kept if labels is None else kept[labels[kept] == labels[start]]
+        rivals = torch.cat([before, block])  # (K + n,)
+        suppresses = pairwise_overlaps(boxes[rivals], boxes[block], iou_threshold, offset)
+        if labels is not None:
+            suppresses &= labels[rivals, None] == labels[block]
+        alive = ~suppresses[: len(before)].any(0)  # (n,)
+        inner = suppresses[len(before) :].triu_(1) & alive[:, None]  # row suppresses column, if it is kept itself
         keep, previous = alive, None
         while previous is None or not torch.equal(keep, previous):
             keep, previous = alive & ~(inner & keep[:, None]).any(0), keep
         kept = torch.cat([kept, block[keep]])
-    return order[kept]
+    return by_score[by_class[kept].sort()[0]]
