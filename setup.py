@@ -1,11 +1,33 @@
 """Packaging: the plugin itself, pure Python. Nothing of mmcv or mmdet is a dependency that pip would replace."""
 
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
+
+
+class BuildWithConfigs(build_py):
+    """Puts configs, tools and model index into the wheel under ``yolov7_simple/.mim``, where mim looks for them.
+
+    An editable install has them beside the package, in the checkout.
+    """
+
+    def run(self):
+        """Build the package, then copy."""
+        super().run()
+        if self.editable_mode:
+            return
+        mim = Path(self.build_lib) / 'yolov7_simple' / '.mim'
+        shutil.rmtree(mim, ignore_errors=True)  # of an earlier build
+        for name in ('configs', 'tools'):
+            # The demo writes beside its own tree.
+            shutil.copytree(ROOT / name, mim / name, ignore=shutil.ignore_patterns('__pycache__', 'demo.py'))
+        shutil.copy(ROOT / 'model-index.yml', mim)
+
 
 setup(
     name='yolov7-simple',
@@ -15,7 +37,9 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=['yolov7_simple', 'yolov7_simple.*']),
+    cmdclass={'build_py': BuildWithConfigs},
     python_requires='>=3.10,<3.13',
-    # mmcv and mmdet are left to the user: which build of mmcv fits depends on the machine, and pip would change it.
-    install_requires=['torch>=2.0', 'numpy', 'mmengine>=0.10', 'pycocotools'],
+    # mmengine, mmcv and mmdet are left to the user: which build fits depends on the machine, and pip would change it.
+    # Of the maintained forks, which are imported by the same names, pip knows nothing and would install over them.
+    install_requires=['torch>=2.0', 'numpy', 'pycocotools'],
 )

@@ -1,5 +1,7 @@
 """YOLOv7 without tricks, for MMDetection: importing this package registers all of it in mmdet's registries."""
 
+from pathlib import Path
+
 from . import mmcv_ext
 
 # First of all: without it mmdet's models cannot be imported where mmcv has no compiled ops.
@@ -40,4 +42,25 @@ __all__ = [
     'ReadableDetVisualizer',
     'SeededMixDataset',
     'YOLOv7SimpleHead',
+    'config_path',
 ]
+
+
+def config_path(name: str) -> str:
+    """Find a config that comes with this package, for ``_base_ = __import__('yolov7_simple').config_path(...)``.
+
+    Args:
+        name: File name, such as ``'yolov7_tiny_8xb16-300e_coco.py'``.
+
+    Returns:
+        Its absolute path, in the installed package or in the checkout that it is installed from.
+
+    Raises:
+        FileNotFoundError: There is no config of that name; the message lists those that there are.
+    """
+    package = Path(__file__).resolve().parent
+    folder = package / '.mim' if (package / '.mim').is_dir() else package.parent
+    configs = {path.name: path for path in sorted((folder / 'configs' / 'yolov7').glob('*.py'))}
+    if name not in configs:
+        raise FileNotFoundError(f'yolov7_simple has no config {name!r}; it has: {", ".join(configs)}')
+    return str(configs[name])
