@@ -15,7 +15,9 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
+from mmdet.models.task_modules.assigners import AssignResult
 from mmdet.registry import TASK_UTILS
+from mmengine.structures import InstanceData
 from torch import Tensor
 
 Planes = Sequence[Tensor]
@@ -181,6 +183,42 @@ class BatchSimOTAAssigner:
             gt_bboxes = gt_bboxes.float().masked_fill(~gt_mask.unsqueeze(-1), FAR)
             cells = _Cells(pred_bboxes.mT, [level.mT for level in levels], obj_logits, priors.float().mT)
             return self._assign(cells, gt_bboxes, gt_labels, gt_mask)
+
+    @torch.no_grad()
+    def assign(
+        self,
+        pred_instances: InstanceData,
+        gt_instances: InstanceData,
+        gt_instances_ignore: InstanceData | None = None,
+    ) -> AssignResult:
+        """Match one image, as mmdet's heads ask for it, such as YOLOXHead.
+
+        Args:
+            pred_instances: ``bboxes`` (P, 4), ``priors`` (P, 4), and ``scores`` (P, C), the root of class times
+                objectness.
+            gt_instances: ``bboxes`` (G, 4) and ``labels`` (G,), at least one.
+            gt_instances_ignore: Not used.
+        """
+        # Logits that give these scores back.
+        cls_logits = pred_instances.scores.float().square().logit()
+        obj_logits = torch.full_like(cls_logits[:, 0], torch.inf)
+        labels = gt_instances.labels
+        found = self(
+            pred_instances.bboxes[None],
+            cls_logits[None],
+            obj_logits[None],
+            pred_instances.priors,
+            gt_instances.bboxes[None],
+            labels[None],
+            torch.ones_like(labels, dtype=torch.bool)[None],
+        )
+        matched, gt_index = found.matched[0], found.gt_index[0]
+        return AssignResult(
+            len(labels),
+            torch.where(matched, gt_index + 1, 0),
+            found.iou[0],
+            torch.where(matched, labels[gt_index], -1),
+        )
 
     def _assign(self, cells: _Cells, gt_bboxes: Tensor, gt_labels: Tensor, gt_mask: Tensor) -> Assignment:
         num_images, num_gts = gt_labels.shape

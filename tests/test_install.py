@@ -1,0 +1,147 @@
+"""The built wheel without the checkout, in a foreign project, also with mmdet's own script; and the model index."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import mmdet
+import pytest
+import yaml
+from conftest import ROOT, write_coco
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from test_own_data import SMALL
+from test_tools import metric, scalars
+
+import yolov7_simple
+from yolov7_simple import config_path
+
+MMDET_TOOLS = Path(mmdet.__file__).parent / '.mim' / 'tools'
+# A config in four lines: where it starts from, classes, data.
+CONFIG = """
+_base_ = __import__('yolov7_simple').config_path('yolov7_tiny_1xb8-40e_bccd.py')
+model = dict(bbox_head=dict(num_classes=2))
+data = dict(data_root={data!r}, metainfo=dict(classes=('box', 'disc')), ann_file='annotations/all.json')
+train_dataloader, val_dataloader = dict(dataset=dict(dataset=data)), dict(dataset=data)
+test_dataloader, val_evaluator = val_dataloader, dict(ann_file={data!r} + 'annotations/all.json')
+test_evaluator = val_evaluator
+"""
+
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory):
+    """A wheel, built from a copy: pip leaves things behind in the folder that it builds in."""
+    folder = tmp_path_factory.mktemp('wheel')
+    source = folder / 'source'
+    for name in ('yolov7_simple', 'configs', 'tools'):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns('__pycache__'))
+    for name in ('setup.py', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'model-index.yml'):
+        shutil.copy(ROOT / name, source)
+    pip = [sys.executable, '-m', 'pip', '-q', '--disable-pip-version-check', '--no-input']
+    subprocess.run(
+        [*pip, 'wheel', '--no-deps', '--no-build-isolation', '-w', folder, source], check=True, capture_output=True
+    )
+    return next(folder.glob('*.whl'))
+
+
+@pytest.fixture(scope='module')
+def site(wheel, tmp_path_factory):
+    """The wheel, installed where nothing else is."""
+    folder = tmp_path_factory.mktemp('site')
+    pip = [sys.executable, '-m', 'pip', '-q', '--disable-pip-version-check', '--no-input']
+    subprocess.run([*pip, 'install', '--no-deps', '--target', folder, wheel], check=True, capture_output=True)
+    return folder
+
+
+def python(site, cwd, *arguments):
+    """Run Python with the installed wheel in front of the checkout; return what it printed."""
+    environment = {**os.environ, 'PYTHONPATH': str(site), 'OMP_NUM_THREADS': '1'}
+    result = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stdout[-4000:]
+    return result.stdout
+
+
+def test_config_path_in_the_checkout():
+    path = ROOT / 'configs' / 'yolov7' / 'yolov7_x_8xb16-300e_coco.py'
+    assert config_path(path.name) == str(path)
+    with pytest.raises(FileNotFoundError, match=r"no config 'yolov7_s.py'; it has: .*yolov7_x_8xb16-300e_coco\.py"):
+        config_path('yolov7_s.py')
+
+
+def test_wheel_carries_configs_tools_and_model_index(site):
+    mim = site / 'yolov7_simple' / '.mim'
+
+    def files(folder, pattern):
+        return {str(path.relative_to(folder)) for path in folder.rglob(pattern) if '__pycache__' not in path.parts}
+
+    assert files(mim / 'configs', '*.*') == files(ROOT / 'configs', '*.*')
+    assert files(mim / 'tools', '*.*') == files(ROOT / 'tools', '*.*') - {'demo.py'}
+    assert (mim / 'model-index.yml').read_bytes() == (ROOT / 'model-index.yml').read_bytes()
+    assert os.access(mim / 'tools' / 'dist_train.sh', os.X_OK)
+    assert not list(site.glob('configs')) and not list(site.glob('tools'))
+
+
+def test_pip_replaces_nothing_of_mmdets(site):
+    """Forks of mmengine, mmcv and mmdet are imported by the same names, but pip does not know that."""
+    (metadata,) = site.glob('*.dist-info/METADATA')
+    needs = [line for line in metadata.read_text().splitlines() if line.startswith('Requires-Dist')]
+    assert needs and not any(name in line for line in needs for name in ('mmcv', 'mmdet', 'mmengine'))
+
+
+def test_model_index_tells_what_the_configs_are():
+    index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
+    assert index == {'Import': ['configs/yolov7/metafile.yml']}
+    models = yaml.safe_load((ROOT / index['Import'][0]).read_text())['Models']
+    configs = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob('configs/yolov7/*_coco.py'))
+    assert sorted(model['Config'] for model in models) == configs
+    readme = (ROOT / 'README.md').read_text()
+    for model in models:
+        parameters = sum(p.numel() for p in MODELS.build(Config.fromfile(ROOT / model['Config']).model).parameters())
+        assert model['Metadata']['Parameters'] == parameters
+        row = next(line for line in readme.splitlines() if line.startswith('|') and model['Config'] in line)
+        figures = [cell.strip() for cell in row.split('|')[3:7]]
+        assert figures[:2] == [f'{parameters:,}', f'{float(model["Metadata"]["FLOPs"]) / 1e9:g}']
+        metrics = model['Results'][0]['Metrics'] if 'Results' in model else {}
+        assert figures[2:] == [str(metrics.get(key, 'never trained')) for key in ('box AP', 'box AP50')]
+
+
+def test_a_foreign_project_with_the_wheel_alone(site, tmp_path):
+    """Train with mmdet's own script and a config of four lines, resume, and judge with the dumped config."""
+    write_coco(tmp_path / 'data')
+    (tmp_path / 'mine.py').write_text(CONFIG.format(data=f'{tmp_path}/data/'))
+    short = [
+        'train_cfg.max_epochs=1', 'train_cfg.val_interval=1', 'train_cfg.dynamic_intervals=None',
+        'train_dataloader.batch_size=4', 'val_dataloader.batch_size=1',
+    ]  # fmt: skip
+    train = MMDET_TOOLS / 'train.py'
+    python(site, tmp_path, train, 'mine.py', *SMALL, *short)
+    work = tmp_path / 'work_dirs' / 'mine'
+    resumed = python(site, tmp_path, train, 'mine.py', '--resume', *SMALL, *short, 'train_cfg.max_epochs=2')
+    assert 'resumed epoch: 1, iter: 2' in resumed
+    assert len([record for record in scalars(work) if 'loss' in record]) == 2  # one an epoch
+    test = site / 'yolov7_simple' / '.mim' / 'tools' / 'test.py'
+    dumped = work / 'mine.py'
+    assert '_base_' not in dumped.read_text()
+    assert metric(python(site, tmp_path, test, dumped, work / 'epoch_2.pth')) == metric(resumed)
+    where = python(
+        site,
+        tmp_path,
+        '-c',
+        'import yolov7_simple as y; print(y.__file__, y.config_path("yolov7_l_8xb16-300e_coco.py"))',
+    )
+    package = site / 'yolov7_simple'
+    assert where.split() == [
+        str(package / '__init__.py'), str(package / '.mim' / 'configs' / 'yolov7' / name)
+    ]  # fmt: skip
+    assert Path(yolov7_simple.__file__).is_relative_to(ROOT)
