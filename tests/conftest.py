@@ -18,6 +18,7 @@ SHARED = Path(os.environ.get('YOLOV7_SHARED', ROOT.parent / 'shared'))
 STOPS = [
     'test_mmcv_ext',
     'test_dataset',
+    'test_fuzz_annotations',
     'test_transforms',
     'test_backbone',
     'test_neck',

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import io
+import warnings
+
 import cv2
 import numpy as np
 from mmcv.transforms import BaseTransform
 from mmdet.registry import TRANSFORMS
 from mmengine import fileio
 from numpy.typing import NDArray
+from PIL import Image
 
-from .pictures import is_cut_short
+from .pictures import MAX_RATIO, is_cut_short
+
+# Pillow's own limit, 0.5 GB when it is decoded: a file of kilobytes can claim to be that large, and be a trap.
+MAX_PIXELS = 178_956_970
+warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)  # from half of that on
+EXIF_ORIENTATION = 0x0112
 
 # JPEG decodes at these fractions of its size, in less time.
 REDUCED_FLAGS = {
@@ -21,7 +30,7 @@ REDUCED_FLAGS = {
 
 
 class DamagedImageError(ValueError):
-    """An image file that is missing, cut short, or not an image."""
+    """An image file that is missing, cut short, of absurd dimensions, or not an image."""
 
     def __init__(self, path: str, problem: str) -> None:
         super().__init__(path, problem)  # both, so that a worker process can send it
@@ -32,11 +41,38 @@ class DamagedImageError(ValueError):
         return f'{self.path} {self.problem}'
 
 
+def image_size(path: str, content: bytes | None = None) -> tuple[int, int] | None:
+    """Width and height of an image, upright by its EXIF tag, without decoding it.
+
+    Args:
+        path: Of the file.
+        content: Of the file, if it was read already.
+
+    Returns:
+        None if Pillow does not know what it is; OpenCV may.
+
+    Raises:
+        DamagedImageError: It claims to be of absurd dimensions.
+    """
+    try:
+        with Image.open(path if content is None else io.BytesIO(content)) as image:
+            width, height = image.size
+            if image.getexif().get(EXIF_ORIENTATION, 1) >= 5:
+                width, height = height, width
+    except Image.DecompressionBombError as error:
+        raise DamagedImageError(path, f'claims to have more than {MAX_PIXELS / 1e6:.0f} million pixels') from error
+    except Exception:  # whatever damaged bytes make Pillow do
+        return None
+    if max(width, height) > MAX_RATIO * min(width, height):
+        raise DamagedImageError(path, f'is {width} x {height} pixels: one side may be {MAX_RATIO} times the other')
+    return width, height
+
+
 def read_file(path: str, backend_args: dict | None) -> bytes:
     """Read an image file.
 
     Raises:
-        DamagedImageError: It is not there, cannot be read, is empty, or is cut short.
+        DamagedImageError: It is not there, cannot be read, is empty, cut short, or of absurd dimensions.
     """
     try:
         data = fileio.get(path, backend_args=backend_args)
@@ -44,6 +80,7 @@ def read_file(path: str, backend_args: dict | None) -> bytes:
         raise DamagedImageError(path, f'cannot be read: {error.strerror or error}') from error
     if is_cut_short(data) or not data:
         raise DamagedImageError(path, f'is cut short after {len(data)} bytes')
+    image_size(path, data)
     return data
 
 
@@ -80,7 +117,7 @@ def read_image(path: str, reduction: int = 1, backend_args: dict | None = None) 
 
 @TRANSFORMS.register_module()
 class CheckImageFile(BaseTransform):
-    """Refuse an image file that is cut short, after mmcv's loader, which refuses other damage.
+    """Refuse an image file that is cut short or of absurd dimensions, after mmcv's loader, which refuses other damage.
 
     A detector is not to be judged on half a picture. In training :class:`SeededMixDataset` replaces it instead.
 
@@ -90,7 +127,7 @@ class CheckImageFile(BaseTransform):
         backend_args: Of mmengine's file backend.
 
     Raises:
-        DamagedImageError: A file that is cut short.
+        DamagedImageError: Such a file.
     """
 
     def __init__(self, backend_args: dict | None = None) -> None:
