@@ -5,13 +5,15 @@ import os
 import pickle
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from mmdet.registry import MODELS
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.optim import OptimWrapper
+from mmengine.runner import CheckpointLoader
 
-from yolov7_simple.checkpoint import CheckpointCheckHook, load_original
+from yolov7_simple.checkpoint import CheckpointCheckHook, CheckpointError, load_original, read_checkpoint
 
 
 def test_mmengines_checkpoints_load_with_weights_only(tmp_path):
@@ -58,6 +60,32 @@ def test_nothing_else_is_allowed(tmp_path, payload):
     torch.save({'state_dict': {}, 'payload': payload}, tmp_path / 'c.pth')
     with pytest.raises(Exception, match=r'(?i)unsupported|business|blocked'):
         torch.load(tmp_path / 'c.pth', weights_only=True)
+
+
+@pytest.mark.parametrize('form', ['zip', 'legacy', 'pickle', 'cut', 'empty', 'text', 'folder', 'none', 'other tensors'])
+def test_what_is_no_checkpoint_is_refused_by_name(tmp_path, form):
+    path, made = tmp_path / 'c.pth', tmp_path / 'made'
+    payload = {'state_dict': {'weight': torch.ones(1)}, 'payload': Call(os.makedirs, str(made))}
+    if form in ('zip', 'legacy'):
+        torch.save(payload, path, _use_new_zipfile_serialization=form == 'zip')
+    elif form == 'pickle':
+        path.write_bytes(pickle.dumps(payload, 2))
+    elif form == 'cut':
+        torch.save(torch.ones(1000), path)
+        path.write_bytes(path.read_bytes()[:-500])
+    elif form == 'folder':
+        path.mkdir()
+    elif form == 'other tensors':  # a number that the function of numpy cannot take
+        torch.save({'eta': Call(np.array(1.0).__reduce__()[0], np.ndarray, 'x', 5)}, path)
+    elif form != 'none':
+        path.write_bytes({'empty': b'', 'text': b'import torch'}[form])
+    with pytest.raises(
+        CheckpointError, match=r'c\.pth: (not a checkpoint that can be read safely|there is no such)'
+    ) as raised:
+        read_checkpoint(path)
+    assert not made.exists() and '\n' not in str(raised.value) and 'weights_only=False' not in str(raised.value)
+    with pytest.raises(CheckpointError):
+        CheckpointLoader.load_checkpoint(str(path))
 
 
 def check(cfg, num_classes, checkpoint, training, resume=False):

@@ -83,7 +83,7 @@ def test_the_tool_writes_nothing_when_it_fails(tmp_path, monkeypatch):
         ('malicious.pth', 'system'),
         ('other.pth', '1 unknown: other'),
         ('text.pth', 'not a checkpoint that can be read safely'),
-        ('absent.pth', 'there is no such file'),
+        ('absent.pth', 'there is no such checkpoint file'),
     ):
         before = set(tmp_path.iterdir())
         with pytest.raises(SystemExit) as stopped:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import re
 import socket
 import subprocess
@@ -170,6 +171,46 @@ def test_a_checkpoint_of_another_size_is_refused(project, trained, tmp_path):
     output = tool('test.py', project / 'config.py', project / 'work' / 'epoch_2.pth', '--work-dir', tmp_path,
                   '--cfg-options', 'model.bbox_head.num_classes=5', ok=False)  # fmt: skip
     assert 'the checkpoint is not of this model: 6 of another shape, such as bbox_head.cls_preds.0.weight' in output
+
+
+class Payload:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder):
+        self.folder = str(folder)
+
+    def __reduce__(self):
+        return os.makedirs, (self.folder,)
+
+
+@pytest.mark.parametrize(
+    'command',
+    [
+        'test.py CONFIG EVIL --work-dir WORK',
+        'train.py CONFIG --resume EVIL --work-dir WORK',
+        'train.py CONFIG --cfg-options load_from=EVIL --work-dir WORK',
+        'model_converters/rtodlab_to_mmdet.py EVIL OUT.pth',
+        'export_onnx.py CONFIG EVIL OUT.onnx',
+        'detect.py CONFIG EVIL IMAGES --out-dir WORK',
+    ],
+)
+def test_a_malicious_checkpoint_does_nothing_and_is_refused(project, tmp_path, command):
+    evil, made = tmp_path / 'evil.pth', tmp_path / 'made'
+    torch.save({'state_dict': {'weight': torch.ones(1)}, 'payload': Payload(made)}, evil)
+    pickle.loads(pickle.dumps(Payload(made)))
+    made.rmdir()  # it would have worked
+    places = {
+        'CONFIG': project / 'config.py',
+        'EVIL': evil,
+        'WORK': tmp_path / 'work',
+        'OUT': tmp_path / 'out',
+        'IMAGES': project / 'data/images',
+    }
+    output = tool(*re.sub(r'[A-Z]+', lambda match: str(places[match[0]]), command).split(), ok=False)
+    assert not made.exists()
+    assert f'{evil}: not a checkpoint that can be read safely' in output and 'makedirs' in output
+    assert 'Traceback' not in output and 'weights_only' not in output
+    assert not list(tmp_path.glob('out*')) and not list(tmp_path.glob('work/*.pth'))
 
 
 @pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh', 'slurm_test.sh'])

@@ -25,8 +25,9 @@ from mmdet.apis import DetInferencer
 from numpy.typing import NDArray
 from rich.progress import Progress
 
+from yolov7_simple.errors import UserError
 from yolov7_simple.fast import speed_up
-from yolov7_simple.inference import CheckpointError, class_names, load_inferencer
+from yolov7_simple.inference import class_names, load_inferencer
 from yolov7_simple.pictures import (
     IMAGE_SUFFIXES,
     MAX_MEGAPIXELS,
@@ -280,5 +281,5 @@ def main() -> int:
 if __name__ == '__main__':
     try:
         sys.exit(main())
-    except (InputError, CheckpointError) as error:
+    except (InputError, UserError) as error:
         sys.exit(f'error: {error}')

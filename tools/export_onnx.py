@@ -21,6 +21,7 @@ import torch
 from mmengine.config import Config
 from numpy.typing import NDArray
 
+from yolov7_simple.errors import UserError
 from yolov7_simple.export import (
     DEFAULT_OPSET,
     MAX_OPSET,
@@ -33,7 +34,7 @@ from yolov7_simple.export import (
     read_preprocessing,
 )
 from yolov7_simple.export_check import check_export
-from yolov7_simple.inference import CheckpointError, class_names, load_inferencer
+from yolov7_simple.inference import class_names, load_inferencer
 from yolov7_simple.onnx_detector import OnnxDetector
 from yolov7_simple.pictures import IMAGE_SUFFIXES, InputError, check_writable, find_inputs, read_image, replacing
 
@@ -127,5 +128,5 @@ def shape_text(detector: OnnxDetector) -> str:
 if __name__ == '__main__':
     try:
         main()
-    except (InputError, CheckpointError, ExportError) as error:
+    except (InputError, UserError, ExportError) as error:
         sys.exit(f'error: {error}')

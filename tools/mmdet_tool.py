@@ -13,6 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import yolov7_simple  # noqa: F401  (before mmdet: it stands in for missing mmcv ops)
+from yolov7_simple.errors import UserError
 
 
 def tools_dir() -> Path:
@@ -47,7 +48,12 @@ def run(tool: str) -> None:
     join_processes_without_gpu()
     sys.argv[0] = str(path)
     sys.path.insert(0, str(path.parent))
-    runpy.run_path(str(path), run_name='__main__')
+    # torch.hub, which mmengine downloads checkpoints with, would run what is pickled in them.
+    os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
+    try:
+        runpy.run_path(str(path), run_name='__main__')
+    except UserError as error:
+        sys.exit(f'error: {error}')
 
 
 if __name__ == '__main__':

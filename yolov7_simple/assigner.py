@@ -20,6 +20,8 @@ from mmdet.registry import TASK_UTILS
 from mmengine.structures import InstanceData
 from torch import Tensor
 
+from .options import AtLeast0, Count, checked_options
+
 Planes = Sequence[Tensor]
 
 IOU_EPS = 1e-8
@@ -121,6 +123,7 @@ class _Cells(NamedTuple):
 
 
 @TASK_UTILS.register_module()
+@checked_options
 class BatchSimOTAAssigner:
     """SimOTA, the whole batch at once, in memory that does not grow with boxes x cells x classes.
 
@@ -142,11 +145,11 @@ class BatchSimOTAAssigner:
 
     def __init__(
         self,
-        center_radius: float = 2.5,
-        candidate_topk: int = 10,
-        iou_weight: float = 3.0,
-        cls_weight: float = 1.0,
-        tile_size: int = 2**20,
+        center_radius: AtLeast0 = 2.5,
+        candidate_topk: Count = 10,
+        iou_weight: AtLeast0 = 3.0,
+        cls_weight: AtLeast0 = 1.0,
+        tile_size: Count = 2**20,
     ) -> None:
         self.center_radius = center_radius
         self.candidate_topk = candidate_topk

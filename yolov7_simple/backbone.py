@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .blocks import CONV_INIT_CFG, ELAN, Down, conv_factory
+from .options import OptionError, checked_options
 
 
 class ELANNetArch(NamedTuple):
@@ -31,6 +32,7 @@ class ELANNetArch(NamedTuple):
 
 
 @MODELS.register_module()
+@checked_options
 class ELANNet(BaseModule):
     """The backbone of YOLOv7, without tricks, in three sizes.
 
@@ -76,15 +78,15 @@ class ELANNet(BaseModule):
     ) -> None:
         super().__init__(init_cfg=CONV_INIT_CFG if init_cfg is None else init_cfg)
         if arch not in self.arch_settings:
-            raise ValueError(f'ELANNet: arch must be one of {sorted(self.arch_settings)}, got {arch!r}')
+            raise OptionError(f'ELANNet: arch must be one of {sorted(self.arch_settings)}, got {arch!r}')
         if not (deepen_factor > 0 and widen_factor > 0):
-            raise ValueError(
+            raise OptionError(
                 f'ELANNet: deepen_factor and widen_factor must be above 0, got {deepen_factor} and {widen_factor}'
             )
         if not out_indices or any(i not in range(5) for i in out_indices):
-            raise ValueError(f'ELANNet: out_indices must be out of 0 (stem) to 4 (stride 32), got {out_indices}')
+            raise OptionError(f'ELANNet: out_indices must be out of 0 (stem) to 4 (stride 32), got {out_indices}')
         if frozen_stages not in range(-1, 5):
-            raise ValueError(f'ELANNet: frozen_stages must be -1 (none) to 4 (all), got {frozen_stages}')
+            raise OptionError(f'ELANNet: frozen_stages must be -1 (none) to 4 (all), got {frozen_stages}')
         self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval

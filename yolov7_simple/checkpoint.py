@@ -19,10 +19,16 @@ from mmdet.registry import HOOKS
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
 from mmengine.optim import OptimWrapper
-from mmengine.runner import Runner
+from mmengine.runner import CheckpointLoader, Runner
+
+from .errors import UserError
 
 # The functions by which a HistoryBuffer names its own statistics.
 STATISTICS = ('min', 'max', 'mean', 'current', 'statistics')
+
+
+class CheckpointError(UserError):
+    """A checkpoint that cannot be used, or its config; the message names it and says why."""
 
 
 def get_statistic(owner: type, name: str) -> Callable:
@@ -61,6 +67,37 @@ def allow_mmengine_checkpoints() -> None:
         torch.serialization.add_safe_globals(safe_globals())
 
 
+def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> Any:
+    """Read a checkpoint file, without running what is in it.
+
+    Args:
+        path: A file written by ``torch.save``.
+        map_location: As in ``torch.load``.
+
+    Raises:
+        CheckpointError: No file, a damaged one, or one that holds more than tensors, plain values and what
+            :func:`safe_globals` allows.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise CheckpointError(f'{path}: there is no such checkpoint file')
+    try:
+        return torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:  # whatever unpickling meets
+        # torch's message is long, and recommends to switch the safety off.
+        reason = str(error).split('Check the documentation')[0].split('Please use')[0].strip()
+        raise CheckpointError(
+            f'{path}: not a checkpoint that can be read safely, it is damaged or holds what no checkpoint needs: '
+            f'{(reason.splitlines() or [type(error).__name__])[-1]}'
+        ) from error
+
+
+@CheckpointLoader.register_scheme(prefixes='', force=True)
+def load_from_local(filename: str, map_location: Any = None) -> Any:
+    """Read a local file for mmengine's runner: test, ``resume``, ``load_from``; as :func:`read_checkpoint`."""
+    return read_checkpoint(filename, map_location)
+
+
 @HOOKS.register_module()
 class CheckpointCheckHook(Hook):
     """Refuse a checkpoint that does not fit the model, which mmengine would load in part.
@@ -74,7 +111,7 @@ class CheckpointCheckHook(Hook):
         """Compare names and shapes.
 
         Raises:
-            ValueError: They differ, and not in the class layers of a model to be fine-tuned alone.
+            CheckpointError: They differ, and not in the class layers of a model to be fine-tuned alone.
         """
         model = runner.model
         while hasattr(model, 'module'):  # DDP, test-time augmentation
@@ -104,7 +141,7 @@ class CheckpointCheckHook(Hook):
             if keys
         ]
         if problems:
-            raise ValueError(
+            raise CheckpointError(
                 f'CheckpointCheckHook: the checkpoint is not of this model: {"; ".join(problems)}. Use the config '
                 'that it was trained with (beside it in its folder), with its number of classes'
             )
@@ -122,25 +159,17 @@ def load_original(path: str | Path) -> dict[str, Any]:
         The state dict.
 
     Raises:
-        ValueError: Not such a file, or one that holds anything but tensors, plain values and training arguments.
+        CheckpointError: Not such a file, or one that holds anything but tensors, plain values and training arguments.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f'{path}: there is no such file')
-    try:
-        # On leaving, torch forbids all that is named here, also what was allowed before: name the new class only.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, AttributeError, ValueError) as error:
-        # torch's message is long, and recommends to switch the safety off.
-        reason = str(error).split('Check the documentation')[0].split('Please use')[0].strip().splitlines()[-1]
-        raise ValueError(f'{path}: not a checkpoint that can be read safely: {reason}') from error
+    # On leaving, torch forbids all that is named here, also what was allowed before: name the new class only.
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        checkpoint = read_checkpoint(path)
     for key in ('model', 'state_dict'):
         if isinstance(checkpoint, dict) and isinstance(checkpoint.get(key), dict):
             checkpoint = checkpoint[key]
     if not isinstance(checkpoint, dict) or not checkpoint:
-        raise ValueError(f'{path}: holds {type(checkpoint).__name__}, not a state dict')
+        raise CheckpointError(f'{path}: holds {type(checkpoint).__name__}, not a state dict')
     strange = [key for key, value in checkpoint.items() if not isinstance(value, torch.Tensor)]
     if strange:
-        raise ValueError(f'{path}: entries of the state dict that are no tensors: {strange[:5]}')
+        raise CheckpointError(f'{path}: entries of the state dict that are no tensors: {strange[:5]}')
     return checkpoint

@@ -13,6 +13,7 @@ from mmengine.logging import print_log
 
 from .annotations import AnnotationError, examples, find_missing, find_problem, is_text, read_json
 from .images import DamagedImageError, image_size
+from .options import Share, checked_options
 
 NUM_LOOKED_AT = 100
 
@@ -45,6 +46,7 @@ def clip_box(box: list[float], width: float, height: float) -> tuple[list[float]
 
 
 @DATASETS.register_module()
+@checked_options
 class CheckedCocoDataset(CocoDataset):
     """mmdet's CocoDataset, which says what it leaves out, and refuses what cannot be right.
 
@@ -63,7 +65,7 @@ class CheckedCocoDataset(CocoDataset):
             link.
     """
 
-    def __init__(self, *args: Any, max_missing: float = 0.01, allow_outside: bool = False, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, max_missing: Share = 0.01, allow_outside: bool = False, **kwargs: Any) -> None:
         self.max_missing = max_missing
         self.allow_outside = allow_outside
         super().__init__(*args, **kwargs)

@@ -12,6 +12,8 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
+from .options import checked_options
+
 
 def speed_up(model: nn.Module, compiled: bool = False) -> nn.Module:
     """Make a detector that only detects, faster.
@@ -36,6 +38,7 @@ def speed_up(model: nn.Module, compiled: bool = False) -> nn.Module:
 
 
 @HOOKS.register_module()
+@checked_options
 class FastInferenceHook(Hook):
     """Test with :func:`speed_up`; ``tools/test.py`` with ``custom_hooks=[dict(type='FastInferenceHook')]``.
 

@@ -24,6 +24,7 @@ from torch.nn.utils.rnn import pad_sequence
 from .assigner import take_cells
 from .blocks import CONV_INIT_CFG, conv3x3_chain, conv_factory
 from .nms import nms
+from .options import Count, OptionError, Share, check_options, checked_options
 
 # Summed, because the head divides by the number of matched cells of all ranks.
 DEFAULT_LOSS_CLS = {'type': 'CrossEntropyLoss', 'use_sigmoid': True, 'reduction': 'sum', 'loss_weight': 1.0}
@@ -31,6 +32,15 @@ DEFAULT_LOSS_OBJ = {'type': 'CrossEntropyLoss', 'use_sigmoid': True, 'reduction'
 DEFAULT_LOSS_BBOX = {'type': 'GIoULoss', 'reduction': 'sum', 'loss_weight': 5.0}
 DEFAULT_LOSS_L1 = {'type': 'L1Loss', 'reduction': 'sum', 'loss_weight': 1.0}
 PRIOR_PROBABILITY = 0.01
+
+# What train_cfg and test_cfg may hold: type and default.
+TRAIN_OPTIONS = {'assigner': (dict, None)}
+TEST_OPTIONS = {
+    'nms_pre': (int, None),
+    'score_thr': (Share, None),
+    'nms': (dict, None),
+    'max_per_img': (int, None),
+}
 
 # mmdet's point generator leaves out an argument that torch wants, at every first use.
 warnings.filterwarnings('ignore', message='torch.meshgrid: in an upcoming release')
@@ -66,6 +76,7 @@ def flatten_levels(levels: Sequence[Tensor]) -> Tensor:
 
 
 @MODELS.register_module()
+@checked_options
 class YOLOv7SimpleHead(BaseDenseHead):
     """Decoupled head without anchors, nothing shared between levels; trained by SimOTA.
 
@@ -93,16 +104,16 @@ class YOLOv7SimpleHead(BaseDenseHead):
         init_cfg: Initialisation; None is PyTorch's default.
 
     Raises:
-        ValueError: ``num_classes`` below 1.
+        ValueError: An option that is unknown, or of another type or range.
     """
 
     def __init__(
         self,
-        num_classes: int,
-        in_channels: int,
-        feat_channels: int | None = None,
-        stacked_convs: int = 2,
-        strides: Sequence[int] = (8, 16, 32),
+        num_classes: Count,
+        in_channels: Count,
+        feat_channels: Count | None = None,
+        stacked_convs: Count = 2,
+        strides: Sequence[Count] = (8, 16, 32),
         norm_cfg: dict | None = None,
         act_cfg: dict | None = None,
         loss_cls: dict | None = None,
@@ -110,14 +121,14 @@ class YOLOv7SimpleHead(BaseDenseHead):
         loss_obj: dict | None = None,
         loss_l1: dict | None = None,
         use_l1: bool = False,
-        ignore_iof_thr: float | None = None,
+        ignore_iof_thr: Share | None = None,
         train_cfg: dict | None = None,
         test_cfg: dict | None = None,
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(init_cfg=CONV_INIT_CFG if init_cfg is None else init_cfg)
-        if num_classes < 1:
-            raise ValueError(f'YOLOv7SimpleHead: num_classes must be at least 1, got {num_classes}')
+        check_options('YOLOv7SimpleHead: train_cfg', train_cfg or {}, TRAIN_OPTIONS)
+        check_options('YOLOv7SimpleHead: test_cfg', test_cfg or {}, TEST_OPTIONS)
         self.num_classes = num_classes
         self.cls_out_channels = num_classes  # read by mmdet's tools
         self.in_channels = in_channels
@@ -166,10 +177,10 @@ class YOLOv7SimpleHead(BaseDenseHead):
             scores as logits.
         """
         if len(feats) != len(self.strides):
-            raise ValueError(f'YOLOv7SimpleHead: built for {len(self.strides)} levels, but got {len(feats)}')
+            raise OptionError(f'YOLOv7SimpleHead: built for {len(self.strides)} levels, but got {len(feats)}')
         channels = [int(feat.shape[1]) for feat in feats]  # tensors, while an export traces
         if set(channels) != {self.in_channels}:
-            raise ValueError(
+            raise OptionError(
                 f'YOLOv7SimpleHead: built for in_channels={self.in_channels}, but the neck gives {channels}; '
                 'set bbox_head.in_channels to the out_channels of the neck'
             )

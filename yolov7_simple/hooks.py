@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset
 
 from .mix_dataset import SeededMixDataset
+from .options import CountOr0, checked_options
 from .transforms import MosaicAffineMixUp
 
 
@@ -41,6 +42,7 @@ def find_mosaics(dataset: Dataset) -> Iterator[MosaicAffineMixUp]:
 
 
 @HOOKS.register_module()
+@checked_options
 class LastStageHook(Hook):
     """Close mosaic and mixup and turn the L1 loss on for the last epochs.
 
@@ -54,9 +56,7 @@ class LastStageHook(Hook):
         ValueError: A negative length; a training loop without epochs, a head without ``use_l1``.
     """
 
-    def __init__(self, num_last_epochs: int = 20) -> None:
-        if num_last_epochs < 0:
-            raise ValueError(f'LastStageHook: num_last_epochs must be 0 or more, got {num_last_epochs}')
+    def __init__(self, num_last_epochs: CountOr0 = 20) -> None:
         self.num_last_epochs = num_last_epochs
         self._is_last = False
 
@@ -89,6 +89,7 @@ class LastStageHook(Hook):
 
 
 @HOOKS.register_module()
+@checked_options
 class MixDatasetHook(Hook):
     """Tell each :class:`SeededMixDataset` the seed and the epoch, and report its damaged images."""
 

@@ -13,6 +13,7 @@ from mmengine import fileio
 from numpy.typing import NDArray
 from PIL import Image
 
+from .options import checked_options
 from .pictures import MAX_RATIO, is_cut_short
 
 # Pillow's own limit, 0.5 GB when it is decoded: a file of kilobytes can claim to be that large, and be a trap.
@@ -116,6 +117,7 @@ def read_image(path: str, reduction: int = 1, backend_args: dict | None = None) 
 
 
 @TRANSFORMS.register_module()
+@checked_options
 class CheckImageFile(BaseTransform):
     """Refuse an image file that is cut short or of absurd dimensions, after mmcv's loader, which refuses other damage.
 

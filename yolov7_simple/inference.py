@@ -16,11 +16,9 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
+from .checkpoint import CheckpointError, read_checkpoint
+
 NUM_EXAMPLES = 3
-
-
-class CheckpointError(Exception):
-    """A config or a checkpoint that cannot be used; the message names it and says why."""
 
 
 def load_config(path: str | Path) -> Config:
@@ -47,15 +45,7 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: No file, or not a checkpoint that loads safely (``weights_only``).
     """
-    if not Path(path).is_file():
-        raise CheckpointError(f'{path}: no such checkpoint file')
-    try:
-        checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:  # whatever unpickling meets
-        first_line = next(iter(str(error).splitlines()), '')
-        raise CheckpointError(
-            f'{path}: cannot be loaded as a checkpoint: {type(error).__name__}: {first_line}'
-        ) from error
+    checkpoint = read_checkpoint(path)
     state_dict = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else {}
     state_dict = {key.removeprefix('module.'): value for key, value in state_dict.items() if isinstance(value, Tensor)}
     if not state_dict:

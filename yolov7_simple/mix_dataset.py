@@ -14,9 +14,11 @@ from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 
 from .images import DamagedImageError
+from .options import Count, Share, checked_options
 
 
 @DATASETS.register_module()
+@checked_options
 class SeededMixDataset(MultiImageMixDataset):
     """mmdet's MultiImageMixDataset with reproducible samples, without its deep copies, that outlives damaged files.
 
@@ -45,8 +47,8 @@ class SeededMixDataset(MultiImageMixDataset):
         dataset: BaseDataset | dict,
         pipeline: list[dict],
         skip_type_keys: list[str] | None = None,
-        max_refetch: int = 15,
-        max_damaged: float = 0.01,
+        max_refetch: Count = 15,
+        max_damaged: Share = 0.01,
         lazy_init: bool = False,
     ) -> None:
         super().__init__(dataset, pipeline, skip_type_keys, max_refetch, lazy_init)

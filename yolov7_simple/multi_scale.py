@@ -12,8 +12,11 @@ from mmengine.dist import sync_random_seed
 from mmengine.logging import MessageHub
 from torch import Tensor
 
+from .options import AtLeast0, Count, OptionError, checked_options
+
 
 @MODELS.register_module()
+@checked_options
 class BatchMultiScale(BatchSyncRandomResize):
     """Resize each training batch to a random square, the same on all ranks, and drop boxes that become too small.
 
@@ -33,17 +36,15 @@ class BatchMultiScale(BatchSyncRandomResize):
     def __init__(
         self,
         random_size_range: tuple[int, int],
-        interval: int = 1,
-        size_divisor: int = 32,
-        min_bbox_size: float = 8.0,
+        interval: Count = 1,
+        size_divisor: Count = 32,
+        min_bbox_size: AtLeast0 = 8.0,
     ) -> None:
         low, high = random_size_range
         if not 0 < low <= high or low % size_divisor or high % size_divisor:
-            raise ValueError(
+            raise OptionError(
                 f'BatchMultiScale: random_size_range must rise, in multiples of {size_divisor}, got {(low, high)}'
             )
-        if interval < 1:
-            raise ValueError(f'BatchMultiScale: interval must be 1 or more, got {interval}')
         super().__init__(random_size_range, interval, size_divisor)
         self.min_bbox_size = min_bbox_size
         self._seed: int | None = None

@@ -10,9 +10,11 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from .blocks import CONV_INIT_CFG, FPNELAN, SPPFCSP, Down, conv_factory
+from .options import Count, OptionError, checked_options
 
 
 @MODELS.register_module()
+@checked_options
 class ELANPAFPN(BaseModule):
     """SPPF-CSP on c5, then a path-aggregation pyramid of ELANs: top-down, bottom-up.
 
@@ -33,23 +35,21 @@ class ELANPAFPN(BaseModule):
 
     def __init__(
         self,
-        in_channels: Sequence[int],
+        in_channels: Sequence[Count],
         out_channels: int = 256,
-        num_stages: int = 4,
-        depth: int = 1,
+        num_stages: Count = 4,
+        depth: Count = 1,
         norm_cfg: dict | None = None,
         act_cfg: dict | None = None,
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(init_cfg=CONV_INIT_CFG if init_cfg is None else init_cfg)
         if len(in_channels) != 3 or in_channels[2] % 4:
-            raise ValueError(
+            raise OptionError(
                 f'ELANPAFPN: in_channels must be three numbers, for c3, c4 and c5 (a multiple of 4), got {in_channels}'
             )
         if out_channels < 8 or out_channels % 8:
-            raise ValueError(f'ELANPAFPN: out_channels must be a multiple of 8, got {out_channels}')
-        if num_stages < 1 or depth < 1:
-            raise ValueError(f'ELANPAFPN: num_stages and depth must be at least 1, got {num_stages} and {depth}')
+            raise OptionError(f'ELANPAFPN: out_channels must be a multiple of 8, got {out_channels}')
         self.in_channels = tuple(in_channels)
         self.out_channels = out_channels
         conv = conv_factory(norm_cfg, act_cfg)
@@ -91,7 +91,7 @@ class ELANPAFPN(BaseModule):
         """
         channels = tuple(x.shape[1] for x in inputs)
         if channels != self.in_channels:
-            raise ValueError(
+            raise OptionError(
                 f'ELANPAFPN: built for in_channels={self.in_channels}, but the backbone gives {channels}; '
                 'set neck.in_channels to what the backbone puts out'
             )

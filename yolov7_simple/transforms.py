@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import cv2
 import numpy as np
@@ -17,6 +18,7 @@ from mmdet.structures.bbox import HorizontalBoxes
 from numpy.typing import NDArray
 
 from .images import REDUCED_FLAGS, read_image
+from .options import AtLeast0, Count, CountOr0, OptionError, Range, Share, checked_options
 from .warp import clip_boxes, draw, inverse, mirror, overlap, scaling, transform_boxes, translation, zoom
 
 Place = Callable[[NDArray], NDArray]
@@ -55,6 +57,7 @@ class Source:
 
 
 @TRANSFORMS.register_module()
+@checked_options
 class MosaicAffineMixUp(BaseTransform):
     """Mosaic, random affine, YOLOX mixup, and flip in one warp for each source image.
 
@@ -93,33 +96,29 @@ class MosaicAffineMixUp(BaseTransform):
 
     def __init__(
         self,
-        img_scale: tuple[int, int] = (640, 640),
+        img_scale: tuple[Count, Count] = (640, 640),
         center_ratio_range: tuple[float, float] = (0.5, 1.5),
-        max_rotate_degree: float = 10.0,
-        max_shear_degree: float = 2.0,
-        max_translate_ratio: float = 0.1,
+        max_rotate_degree: Annotated[float, Range(0, 180)] = 10.0,
+        max_shear_degree: Annotated[float, Range(0, 80)] = 2.0,
+        max_translate_ratio: AtLeast0 = 0.1,
         scaling_ratio_range: tuple[float, float] = (0.1, 2.0),
         mixup_ratio_range: tuple[float, float] = (0.5, 1.5),
-        mixup_prob: float = 1.0,
-        flip_prob: float = 0.5,
-        min_bbox_size: float = 1.0,
-        pad_val: int = 114,
-        max_cached_images: int = 0,
+        mixup_prob: Share = 1.0,
+        flip_prob: Share = 0.5,
+        min_bbox_size: AtLeast0 = 1.0,
+        pad_val: Annotated[int, Range(0, 255)] = 114,
+        max_cached_images: CountOr0 = 0,
         backend_args: dict | None = None,
     ) -> None:
         for name, (low, high) in {
-            'img_scale': sorted(img_scale),
             'center_ratio_range': center_ratio_range,
             'scaling_ratio_range': scaling_ratio_range,
             'mixup_ratio_range': mixup_ratio_range,
         }.items():
             if not 0 < low <= high:
-                raise ValueError(f'MosaicAffineMixUp: {name} must be above 0 and rise, got {(low, high)}')
-        for name, prob in {'mixup_prob': mixup_prob, 'flip_prob': flip_prob}.items():
-            if not 0 <= prob <= 1:
-                raise ValueError(f'MosaicAffineMixUp: {name} must be between 0 and 1, got {prob}')
-        if max_cached_images != 0 and max_cached_images < 5:
-            raise ValueError(
+                raise OptionError(f'MosaicAffineMixUp: {name} must be above 0 and rise, got {(low, high)}')
+        if 0 < max_cached_images < 5:
+            raise OptionError(
                 f'MosaicAffineMixUp: max_cached_images must be 0 or at least the 5 of a sample, got {max_cached_images}'
             )
         self.img_scale = np.array(img_scale)
@@ -157,7 +156,7 @@ class MosaicAffineMixUp(BaseTransform):
     def transform(self, results: dict) -> dict:
         """Make the sample."""
         if 'gt_masks' in results:
-            raise ValueError('MosaicAffineMixUp moves boxes, not masks: set with_mask=False in LoadAnnotations')
+            raise OptionError('MosaicAffineMixUp moves boxes, not masks: set with_mask=False in LoadAnnotations')
         sources = [Source(results), *map(Source, results.pop('mix_results', []))]
         flip = np.random.uniform() < self.flip_prob
         if self.closed:
@@ -168,7 +167,7 @@ class MosaicAffineMixUp(BaseTransform):
             if self.max_cached_images:
                 sources = self._swap_with_cache(sources)
             if len(sources) < 4:
-                raise ValueError('MosaicAffineMixUp needs other images: wrap the dataset in SeededMixDataset')
+                raise OptionError('MosaicAffineMixUp needs other images: wrap the dataset in SeededMixDataset')
             flip_matrix = mirror(self.img_scale[0]) if flip else np.eye(3)
             image, parts = self._mosaic(sources[:4], flip_matrix)
             for source in sources[4:]:
@@ -303,6 +302,7 @@ class MosaicAffineMixUp(BaseTransform):
 
 
 @TRANSFORMS.register_module()
+@checked_options
 class RandomHSVGain(BaseTransform):
     """Multiply hue, saturation and value by random gains, hue around the circle.
 
@@ -316,9 +316,7 @@ class RandomHSVGain(BaseTransform):
         ValueError: A gain that is not in [0, 1].
     """
 
-    def __init__(self, hue: float = 0.015, saturation: float = 0.7, value: float = 0.4) -> None:
-        if not all(0 <= gain <= 1 for gain in (hue, saturation, value)):
-            raise ValueError(f'RandomHSVGain: gains must be in [0, 1], got {(hue, saturation, value)}')
+    def __init__(self, hue: Share = 0.015, saturation: Share = 0.7, value: Share = 0.4) -> None:
         self.gains = np.array([hue, saturation, value])
 
     def transform(self, results: dict) -> dict:
