@@ -31,6 +31,7 @@ STOPS = [
     'test_checkpoint',
     'test_convert',
     'test_configs',
+    'test_options',
     'test_tools',
     'test_own_data',
     'test_guest',

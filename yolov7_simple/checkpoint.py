@@ -22,6 +22,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import CheckpointLoader, Runner
 
 from .errors import UserError
+from .options import checked_options
 
 # The functions by which a HistoryBuffer names its own statistics.
 STATISTICS = ('min', 'max', 'mean', 'current', 'statistics')
@@ -99,6 +100,7 @@ def load_from_local(filename: str, map_location: Any = None) -> Any:
 
 
 @HOOKS.register_module()
+@checked_options
 class CheckpointCheckHook(Hook):
     """Refuse a checkpoint that does not fit the model, which mmengine would load in part.
 

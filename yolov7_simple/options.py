@@ -79,11 +79,12 @@ def describe(hint: Any) -> str:
 def list_options(cls: type) -> dict[str, tuple[Any, Any]]:
     """Types and defaults of what a class takes, and its bases where it hands on the rest, by name."""
     options: dict[str, tuple[Any, Any]] = {}
-    for base in cls.__mro__[:-1]:
-        if '__init__' not in vars(base):
+    for base in cls.__mro__:
+        init = inspect.unwrap(vars(base).get('__init__', object.__init__))
+        if init is object.__init__:
             continue
-        hints = get_type_hints(base.__init__, include_extras=True)
-        parameters = list(inspect.signature(base.__init__).parameters.values())[1:]
+        hints = get_type_hints(init, include_extras=True)
+        parameters = list(inspect.signature(init).parameters.values())[1:]
         for parameter in parameters:
             if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 options.setdefault(parameter.name, (hints.get(parameter.name, Any), parameter.default))
