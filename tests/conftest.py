@@ -2,6 +2,8 @@
 
 import json
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -19,6 +21,7 @@ STOPS = [
     'test_mmcv_ext',
     'test_dataset',
     'test_fuzz_annotations',
+    'test_fuzz_images',
     'test_transforms',
     'test_backbone',
     'test_neck',
@@ -109,6 +112,17 @@ def write_coco(folder: Path, num_images: int = 8, classes=('box', 'disc'), size=
     content = {'images': images, 'annotations': annotations, 'categories': categories, **extra}
     (folder / 'annotations' / 'all.json').write_text(json.dumps(content))
     return content
+
+
+def png_bomb(width: int, height: int) -> bytes:
+    """A whole PNG file of a few bytes that claims to be of this size."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack('>I', len(data)) + name + data + struct.pack('>I', zlib.crc32(name + data))
+
+    header = struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
+    pixels = zlib.compress(bytes(1000))
+    return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + chunk(b'IDAT', pixels) + chunk(b'IEND', b'')
 
 
 @pytest.fixture

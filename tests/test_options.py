@@ -33,11 +33,12 @@ CONFIGS = {
 ODD = st.one_of(
     st.none(),
     st.booleans(),
-    st.integers(-(10**6), 10**6),
-    st.floats(),
+    # Small numbers: a network of a million channels is built as asked.
+    st.integers(-40, 40),
+    st.floats(-4, 4) | st.sampled_from([float('nan'), float('inf'), -float('inf')]),
     st.text(max_size=5),
     st.lists(st.integers(-5, 5) | st.floats() | st.text(max_size=2), max_size=4),
-    st.tuples(st.integers(-5, 2000), st.integers(-5, 2000)),
+    st.tuples(st.integers(-5, 200), st.integers(-5, 200)),
     st.dictionaries(
         st.sampled_from(['type', 'assigner', 'nms', 'score_thr', 'max_per_img', 'x']), st.none() | st.text()
     ),

@@ -9,7 +9,7 @@ import mmcv
 import numpy as np
 import pytest
 import torch
-from conftest import SHARED
+from conftest import SHARED, png_bomb
 from mmdet.datasets.transforms import RandomAffine
 from mmdet.registry import DATASETS, TRANSFORMS
 from mmdet.structures import DetDataSample
@@ -358,10 +358,12 @@ def damage(path, kind):
     if kind == 'missing':
         Path(path).unlink()
     else:
-        Path(path).write_bytes({'cut': data[:-20], 'empty': b'', 'text': b'not an image'}[kind])
+        Path(path).write_bytes(
+            {'cut': data[:-20], 'empty': b'', 'text': b'not an image', 'bomb': png_bomb(30000, 30000)}[kind]
+        )
 
 
-@pytest.mark.parametrize('kind', ['missing', 'cut', 'empty', 'text'])
+@pytest.mark.parametrize('kind', ['missing', 'cut', 'empty', 'text', 'bomb'])
 def test_a_damaged_file_is_replaced_and_named_once(dataset_config, tmp_path, kind, monkeypatch):
     messages = []
     monkeypatch.setattr('yolov7_simple.mix_dataset.print_log', lambda message, *_, **__: messages.append(message))

@@ -13,6 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import yolov7_simple  # noqa: F401  (before mmdet: it stands in for missing mmcv ops)
+from yolov7_simple.checkpoint import CAN_READ_SAFELY
 from yolov7_simple.errors import UserError
 
 
@@ -48,8 +49,9 @@ def run(tool: str) -> None:
     join_processes_without_gpu()
     sys.argv[0] = str(path)
     sys.path.insert(0, str(path.parent))
-    # torch.hub, which mmengine downloads checkpoints with, would run what is pickled in them.
-    os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
+    if CAN_READ_SAFELY:
+        # torch.hub, which mmengine downloads checkpoints with, would run what is pickled in them.
+        os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
     try:
         runpy.run_path(str(path), run_name='__main__')
     except UserError as error:

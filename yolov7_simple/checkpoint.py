@@ -24,6 +24,8 @@ from mmengine.runner import CheckpointLoader, Runner
 from .errors import UserError
 from .options import checked_options
 
+# Before 2.6 torch does not load with weights_only unless told to, and cannot name a global.
+CAN_READ_SAFELY = hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint')
 # The functions by which a HistoryBuffer names its own statistics.
 STATISTICS = ('min', 'max', 'mean', 'current', 'statistics')
 
@@ -62,24 +64,24 @@ def safe_globals() -> list:
 
 
 def allow_mmengine_checkpoints() -> None:
-    """Let ``torch.load`` read mmengine's own checkpoints with ``weights_only`` on, in this process."""
-    # Before 2.6 torch does not load with weights_only unless told to, and cannot name a global.
-    if hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint'):
+    """Let ``torch.load`` and mmengine read mmengine's own checkpoints with ``weights_only`` on, in this process."""
+    if CAN_READ_SAFELY:
         torch.serialization.add_safe_globals(safe_globals())
+        CheckpointLoader.register_scheme('', read_checkpoint, force=True)
 
 
-def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> Any:
-    """Read a checkpoint file, without running what is in it.
+def read_checkpoint(filename: str | Path, map_location: Any = 'cpu') -> Any:
+    """Read a checkpoint file, without running what is in it; also in mmengine: test, ``resume``, ``load_from``.
 
     Args:
-        path: A file written by ``torch.save``.
+        filename: Written by ``torch.save``.
         map_location: As in ``torch.load``.
 
     Raises:
         CheckpointError: No file, a damaged one, or one that holds more than tensors, plain values and what
             :func:`safe_globals` allows.
     """
-    path = Path(path).expanduser()
+    path = Path(filename).expanduser()
     if not path.is_file():
         raise CheckpointError(f'{path}: there is no such checkpoint file')
     try:
@@ -91,12 +93,6 @@ def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> Any:
             f'{path}: not a checkpoint that can be read safely, it is damaged or holds what no checkpoint needs: '
             f'{(reason.splitlines() or [type(error).__name__])[-1]}'
         ) from error
-
-
-@CheckpointLoader.register_scheme(prefixes='', force=True)
-def load_from_local(filename: str, map_location: Any = None) -> Any:
-    """Read a local file for mmengine's runner: test, ``resume``, ``load_from``; as :func:`read_checkpoint`."""
-    return read_checkpoint(filename, map_location)
 
 
 @HOOKS.register_module()

@@ -18,7 +18,7 @@ from .pictures import MAX_RATIO, is_cut_short
 
 # Pillow's own limit, 0.5 GB when it is decoded: a file of kilobytes can claim to be that large, and be a trap.
 MAX_PIXELS = 178_956_970
-warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)  # from half of that on
+warnings.filterwarnings('ignore', module=r'PIL\.')  # on odd files, which are refused or read all the same
 EXIF_ORIENTATION = 0x0112
 
 # JPEG decodes at these fractions of its size, in less time.
@@ -58,7 +58,8 @@ def image_size(path: str, content: bytes | None = None) -> tuple[int, int] | Non
     try:
         with Image.open(path if content is None else io.BytesIO(content)) as image:
             width, height = image.size
-            if image.getexif().get(EXIF_ORIENTATION, 1) >= 5:
+            # Asked for a tag that is not there, Pillow would decode the whole of a PNG file.
+            if 'exif' in image.info and image.getexif().get(EXIF_ORIENTATION, 1) >= 5:
                 width, height = height, width
     except Image.DecompressionBombError as error:
         raise DamagedImageError(path, f'claims to have more than {MAX_PIXELS / 1e6:.0f} million pixels') from error
