@@ -39,6 +39,7 @@ STOPS = [
     'test_own_data',
     'test_guest',
     'test_install',
+    'test_check_dataset',
     'test_export',
     'test_detect',
     'test_web_demo',

@@ -138,16 +138,16 @@ def draw(title: str, classes: list[str], found: dict[str, np.ndarray], path: Pat
     bars = left.barh([str(classes[i]) for i in order], counts[order], color=BLUE)
     left.bar_label(bars, [f'{count:,}' for count in counts[order]], padding=3, fontsize=8)
     left.invert_yaxis()
-    left.margins(x=0.15)
+    left.margins(x=0.15, y=0.01)
     rest = f', {MAX_BARS} most frequent of {len(classes)}' if len(classes) > MAX_BARS else ''
     left.set(title=f'Boxes of each class{rest}', xlabel='boxes')
 
     middle = axes['scatter']
     if len(sides):
         limits = np.array([max(1, sides.min() / 1.2), sides.max() * 1.2])
-        bins = np.geomspace(*limits, 60)
-        counted = middle.hist2d(sides[:, 0], sides[:, 1], bins=[bins, bins], cmin=1, norm='log', cmap='viridis')
-        figure.colorbar(counted[3], ax=middle, label='boxes', shrink=0.8)
+        bins = np.geomspace(*limits, int(np.clip(len(sides) ** 0.5, 12, 60)))
+        counted = middle.hist2d(sides[:, 0], sides[:, 1], bins=[bins, bins], cmin=1, cmap='viridis_r')
+        figure.colorbar(counted[3], ax=middle, label='boxes', shrink=0.6)
         for side in (SMALL, LARGE):
             middle.plot(bins, side**2 / bins, color=GREY, linestyle='--', linewidth=1)
         middle.set(xscale='log', yscale='log', xlim=limits, ylim=limits, aspect='equal')
