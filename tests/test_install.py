@@ -134,12 +134,8 @@ def test_a_foreign_project_with_the_wheel_alone(site, tmp_path):
     dumped = work / 'mine.py'
     assert '_base_' not in dumped.read_text()
     assert metric(python(site, tmp_path, test, dumped, work / 'epoch_2.pth')) == metric(resumed)
-    where = python(
-        site,
-        tmp_path,
-        '-c',
-        'import yolov7_simple as y; print(y.__file__, y.config_path("yolov7_l_8xb16-300e_coco.py"))',
-    )
+    name = 'yolov7_l_8xb16-300e_coco.py'
+    where = python(site, tmp_path, '-c', f'import yolov7_simple as y; print(y.__file__, y.config_path({name!r}))')
     package = site / 'yolov7_simple'
     assert where.split() == [
         str(package / '__init__.py'), str(package / '.mim' / 'configs' / 'yolov7' / name)
