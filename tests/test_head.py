@@ -220,7 +220,7 @@ def test_it_learns_one_image():
 
 
 def test_mistakes_are_named():
-    with pytest.raises(ValueError, match='num_classes must be at least 1, got 0'):
+    with pytest.raises(ValueError, match='num_classes must be a whole number, 1 or more, got 0'):
         YOLOv7SimpleHead(0, 16)
     with pytest.raises(ValueError, match=r'in_channels=16, but the neck gives \[32, 32, 32\]'):
         make_head()([torch.rand(1, 32, *cell) for cell in CELLS])

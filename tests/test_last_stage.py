@@ -175,7 +175,7 @@ def test_damaged_files_are_reported_after_each_epoch(make_runner, tmp_path, monk
 
 
 def test_mistakes_are_named_before_training(make_runner):
-    with pytest.raises(ValueError, match='num_last_epochs must be 0 or more'):
+    with pytest.raises(ValueError, match='num_last_epochs must be a whole number, 0 or more'):
         LastStageHook(-1)
     with pytest.raises(ValueError, match='use_l1'):
         make_runner(2, 1, model=Model(head=False)).train()
