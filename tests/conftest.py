@@ -31,6 +31,8 @@ STOPS = [
     'test_golden',
     'test_last_stage',
     'test_hooks',
+    'test_safety',
+    'test_ranks',
     'test_checkpoint',
     'test_convert',
     'test_configs',
@@ -44,6 +46,15 @@ STOPS = [
     'test_detect',
     'test_web_demo',
 ]
+
+
+def pytest_addoption(parser):
+    parser.addoption('--ranks', type=int, default=2, help='processes that tests/test_ranks.py trains with')
+
+
+@pytest.fixture(scope='session')
+def num_ranks(request):
+    return request.config.getoption('--ranks')
 
 
 def pytest_collection_modifyitems(items):

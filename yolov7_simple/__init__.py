@@ -15,9 +15,11 @@ from .fast import FastInferenceHook  # noqa: E402
 from .head import YOLOv7SimpleHead  # noqa: E402
 from .hooks import DeviceAwareDistributedDataParallel, DeviceAwareOptimWrapperConstructor, LastStageHook, MixDatasetHook  # noqa: E402
 from .images import CheckImageFile  # noqa: E402
+from .loops import LossValLoop, ResumableTrainLoop  # noqa: E402
 from .mix_dataset import SeededMixDataset  # noqa: E402
 from .multi_scale import BatchMultiScale  # noqa: E402
 from .neck import ELANPAFPN  # noqa: E402
+from .safety import NonFiniteLossHook, SafeCheckpointHook  # noqa: E402
 from .transforms import MosaicAffineMixUp, RandomHSVGain  # noqa: E402
 from .visualizer import ReadableDetVisualizer  # noqa: E402
 
@@ -36,10 +38,14 @@ __all__ = [
     'ELANNet',
     'FastInferenceHook',
     'LastStageHook',
+    'LossValLoop',
     'MixDatasetHook',
     'MosaicAffineMixUp',
+    'NonFiniteLossHook',
     'RandomHSVGain',
     'ReadableDetVisualizer',
+    'ResumableTrainLoop',
+    'SafeCheckpointHook',
     'SeededMixDataset',
     'YOLOv7SimpleHead',
     'config_path',

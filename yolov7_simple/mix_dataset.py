@@ -80,6 +80,13 @@ class SeededMixDataset(MultiImageMixDataset):
             f'Look at the warnings above, and at data_root, data_prefix and the pipeline'
         )
 
+    def sources(self, index: int) -> list[str]:
+        """Name the files of which the sample around this index is made, in this epoch."""
+        sources: dict[str, int] = {}
+        with self._seeded(index):
+            self._make_sample(index, sources)
+        return list(sources)
+
     def _make_sample(self, index: int, sources: dict[str, int]) -> dict | None:
         """Run the pipeline once, noting the path and index of each image."""
 

@@ -51,6 +51,10 @@ class BatchMultiScale(BatchSyncRandomResize):
 
     def forward(self, inputs: Tensor, data_samples: list[DetDataSample]) -> tuple[Tensor, list[DetDataSample]]:
         """Resize images (B, 3, H, W) and boxes."""
+        step = MessageHub.get_current_instance().get_info('iter')
+        if self._input_size is None and step >= self._interval:  # resumed: an earlier step would have drawn it
+            height, width = inputs.shape[-2:]
+            self._input_size = self._size_after(step - step % self._interval - 1, width / height)
         inputs, data_samples = super().forward(inputs, data_samples)
         for data_sample in data_samples:
             for key in ('gt_instances', 'ignored_instances'):
@@ -63,8 +67,11 @@ class BatchMultiScale(BatchSyncRandomResize):
 
     def _get_random_size(self, aspect_ratio: float, device: torch.device) -> tuple[int, int]:
         """Draw height and width for the steps to come, from width / height of the batch."""
+        return self._size_after(MessageHub.get_current_instance().get_info('iter'), aspect_ratio)
+
+    def _size_after(self, step: int, aspect_ratio: float) -> tuple[int, int]:
+        """The size that this step draws."""
         if self._seed is None:
             self._seed = sync_random_seed()
-        step = MessageHub.get_current_instance().get_info('iter')
         height = random.Random(f'{self._seed} {step}').randint(*self._random_size_range)
         return self._size_divisor * height, self._size_divisor * max(1, round(aspect_ratio * height))

@@ -5,13 +5,15 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=3, save_best='coco/bbox_mAP', rule='greater'),
+    # Also at SIGTERM and SIGUSR1.
+    checkpoint=dict(type='SafeCheckpointHook', interval=1, max_keep_ckpts=3, save_best='coco/bbox_mAP', rule='greater'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='DetVisualizationHook'),
     # Here and not in custom_hooks, so that a list of the user's own does not remove them.
     mix_dataset=dict(type='MixDatasetHook'),
     checkpoint_check=dict(type='CheckpointCheckHook'),
     num_classes_check=dict(type='NumClassCheckHook'),
+    non_finite=dict(type='NonFiniteLossHook'),
 )
 log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)
 vis_backends = [dict(type='LocalVisBackend')]

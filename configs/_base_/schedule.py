@@ -5,7 +5,7 @@ num_last_epochs = 20  # without mosaic and mixup, with the L1 loss
 base_lr = 0.002  # 0.001 / 64 for each image of a batch of 128
 
 train_cfg = dict(
-    type='EpochBasedTrainLoop',
+    type='ResumableTrainLoop',
     max_epochs=max_epochs,
     val_interval=10,
     dynamic_intervals=[(max_epochs - num_last_epochs, 1)],
@@ -47,5 +47,4 @@ custom_hooks = [
         priority=49,
     ),
     dict(type='LastStageHook', num_last_epochs=num_last_epochs, priority=48),
-    dict(type='CheckInvalidLossHook', interval=50),
 ]

@@ -1,0 +1,105 @@
+"""Loops: training that goes on inside of an epoch, and validation with a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+import torch
+from mmdet.registry import LOOPS
+from mmdet.utils import reduce_mean
+from mmengine.logging import HistoryBuffer
+from mmengine.model import is_model_wrapper
+from mmengine.runner import EpochBasedTrainLoop, ValLoop
+from mmengine.runner.amp import autocast
+from torch.utils.data import Sampler
+
+# Where a run was stopped, in the message hub and so in the checkpoint: [epoch, batches done, batches of an epoch].
+INTERRUPTED = 'interrupted'
+
+
+class _Rest:
+    """What a sampler has left after its first samples."""
+
+    def __init__(self, sampler: Sampler, start: int) -> None:
+        self._sampler = sampler
+        self._start = start
+
+    def __iter__(self) -> Iterator[int]:
+        return islice(iter(self._sampler), self._start, None)
+
+    def __len__(self) -> int:
+        return len(self._sampler)  # the epoch is as long as ever
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._sampler, name)
+
+
+@LOOPS.register_module()
+class ResumableTrainLoop(EpochBasedTrainLoop):
+    """mmengine's loop over epochs, which goes on where :class:`SafeCheckpointHook` stopped it inside of one.
+
+    The rest of the epoch is trained, on the samples that it would have had, and every count goes on. With another
+    number of batches in an epoch (other ranks, another batch size) that epoch begins anew.
+    """
+
+    _done = 0
+
+    def run_epoch(self) -> None:
+        """Train an epoch, or what is left of it."""
+        epoch, done, total = self.runner.message_hub.runtime_info.pop(INTERRUPTED, (None, 0, 0))
+        self._done = done if (epoch, total) == (self.epoch, len(self.dataloader)) else 0
+        batch_sampler = self.dataloader.batch_sampler
+        sampler = batch_sampler.sampler
+        if self._done:
+            self.runner.logger.info(f'Going on after batch {done} of {total} in epoch {epoch + 1}.')
+            batch_sampler.sampler = _Rest(sampler, done * batch_sampler.batch_size)
+        try:
+            super().run_epoch()
+        finally:
+            batch_sampler.sampler, self._done = sampler, 0
+
+    def run_iter(self, idx: int, data_batch: dict) -> None:
+        """Train one batch, under its number in the whole epoch."""
+        super().run_iter(idx + self._done, data_batch)
+
+
+@LOOPS.register_module()
+class LossValLoop(ValLoop):
+    """mmengine's validation, which also gives the losses, as ``loss_cls`` and so on, and their sum as ``val_loss``.
+
+    They are the means over batches and ranks, of the weights that are judged, with BatchNorm's statistics as they are.
+    Each batch is seen twice, so it takes longer.
+
+    Raises:
+        ValueError: The pipeline loads no annotations.
+    """
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        names = [type(transform).__name__ for transform in self.dataloader.dataset.pipeline.transforms]
+        if 'LoadAnnotations' not in names:
+            raise ValueError(
+                f'LossValLoop: the pipeline of val_dataloader has no LoadAnnotations, without which there is no loss: '
+                f'{names}'
+            )
+        # As usual for testing, boxes are loaded after the image is resized, and so are of its size before.
+        self._boxes_are_original = not any('Resize' in name for name in names[names.index('LoadAnnotations') :])
+
+    @torch.no_grad()
+    def run_iter(self, idx: int, data_batch: dict) -> None:
+        """Compute the losses of a batch, then validate it."""
+        model = self.runner.model
+        if is_model_wrapper(model):
+            model = model.module
+        data_samples = [sample.clone() for sample in data_batch['data_samples']]
+        batch = model.data_preprocessor({**data_batch, 'data_samples': data_samples})
+        for sample in batch['data_samples'] if self._boxes_are_original else ():
+            for instances in (sample.gt_instances, sample.ignored_instances):
+                instances.bboxes = instances.bboxes * instances.bboxes.new_tensor(sample.scale_factor).repeat(2)
+        with autocast(enabled=self.fp16):
+            losses = model(**batch, mode='loss')
+        super().run_iter(idx, data_batch)
+        for name, loss in losses.items():
+            # The mean of all ranks, or they would not agree on when to stop early.
+            self.val_loss.setdefault(name, HistoryBuffer()).update(float(reduce_mean(loss)))
