@@ -132,18 +132,6 @@ def test_resuming_goes_on_where_it_stopped(project, trained):
     assert [record['lr'] for record in records] == [record['lr'] for record in before[4:]]
 
 
-def test_processes_without_a_gpu(project, trained):
-    """Two ranks: float32, plain BatchNorm, the same size on both, checkpoint, and the same mAP as one process."""
-    config = project / 'distributed.py'
-    write_config(config, project / 'data', workers=1)
-    output = tool('dist_train.sh', config, 2, '--work-dir', project / 'two', PORT=free_port())
-    assert output.count('No GPU: training in float32') == 1
-    assert len([record for record in scalars(project / 'two') if 'loss' in record]) == 4
-    judged = tool('dist_test.sh', config, project / 'work' / 'epoch_2.pth', 2, '--work-dir', project / 'test2',
-                  PORT=free_port())  # fmt: skip
-    assert metric(judged) == metric(trained)
-
-
 def test_any_tool_of_mmdet_runs(project):
     output = tool('mmdet_tool.py', 'misc/print_config.py', project / 'config.py')
     assert 'YOLOv7SimpleHead' in output
