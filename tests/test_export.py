@@ -1,3 +1,4 @@
+import copy
 import json
 import subprocess
 import sys
@@ -178,6 +179,17 @@ def test_the_check_finds_what_is_not_rounding(model, noise, change, fault):
     assert not compare(graph, noise[:1], outputs).faults
     change(*outputs)
     assert any(fault in text for text in compare(graph, noise[:1], outputs).faults)
+
+
+def test_scores_that_are_nearly_equal_are_no_fault(model, files, tmp_path, noise):
+    model = copy.deepcopy(model)  # as after a few steps of training
+    head = model.bbox_head
+    for pred in (*head.cls_preds, *head.obj_preds):
+        pred.weight.data.mul_(1e-6)
+        pred.bias.data.fill_(0.0)
+    head.test_cfg.update(score_thr=0.001, nms_pre=40)
+    graph, detector = export(model, tmp_path / 'flat.onnx', files / 'small.py', size=noise.shape[2:])
+    assert check_export(graph, detector, [noise])[0].count > 40
 
 
 def test_raw_check_finds_a_difference(model, noise):

@@ -26,6 +26,7 @@ CONFIGS = {
     'LastStageHook': (HOOKS, {}),
     'MixDatasetHook': (HOOKS, {}),
     'CheckpointCheckHook': (HOOKS, {}),
+    'NonFiniteLossHook': (HOOKS, {}),
     'FastInferenceHook': (HOOKS, {}),
     'SeededMixDataset': (DATASETS, {'pipeline': PIPELINE}),
     'CheckedCocoDataset': (DATASETS, {}),

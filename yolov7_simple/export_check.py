@@ -93,8 +93,8 @@ def compare_detections(graph: DeployGraph, images: Tensor, dets: Tensor, labels:
         One for each image.
     """
     outputs = graph.head(graph.neck(graph.backbone(images)))
-    # Twice as many as the file keeps: rounding can swap the last of them.
-    more = graph.head.candidates(*outputs, 2 * graph.nms_pre)
+    # Not the best nms_pre alone: where scores are nearly equal, as early in training, rounding decides who is.
+    every = graph.head.candidates(*outputs, -1)
     boxes, scores, candidate_labels = graph.head.candidates(*outputs, graph.nms_pre)
     if graph.nms_pre > 0:
         cells = [level.shape[2] * level.shape[3] for level in outputs[0]]
@@ -112,7 +112,9 @@ def compare_detections(graph: DeployGraph, images: Tensor, dets: Tensor, labels:
         if found.all() and len(kept) < scores.shape[1]:  # cut off at max_per_img
             sure &= scores[i] > kept[-1, 4] + SCORE_TOLERANCE
         candidates = (boxes[i][sure], scores[i][sure], candidate_labels[i][sure])
-        everything = tuple(values[i] for values in more)
+        lowest = kept[-1, 4] if len(kept) else 1.0
+        likely = every[1][i] > lowest - SCORE_TOLERANCE
+        everything = tuple(values[i][likely] for values in every)
         differences.append(compare_image(graph, kept, kept_labels, candidates, everything))
     return differences
 
@@ -143,7 +145,10 @@ def compare_image(
         return torch.cat([box, score[:, None] * 100, label[:, None].float() * 1e5], 1)
 
     signatures = signature(kept[:, :4], kept[:, 4], kept_labels)
-    nearest = torch.cdist(signatures, signature(*everything), p=float('inf')).argmin(1)
+    everything_signatures = signature(*everything)
+    # A few at a time: every cell and class may be there.
+    nearest = [torch.cdist(part, everything_signatures, p=torch.inf).argmin(1) for part in signatures.split(64)]
+    nearest = torch.cat(nearest)
     partner_boxes, partner_scores, partner_labels = (values[nearest] for values in everything)
     difference = (kept[:, :4] - partner_boxes).abs().amax(1)
     side = (partner_boxes[:, 2:] - partner_boxes[:, :2]).amax(1).clamp(min=1)

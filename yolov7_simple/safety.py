@@ -25,6 +25,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner, find_latest_checkpoint
 from .hooks import walk_datasets
 from .loops import INTERRUPTED, ResumableTrainLoop
 from .mix_dataset import SeededMixDataset
+from .options import Count, checked_options
 
 BACKEND = 'yolov7_simple.atomic'
 JUDGED = 'judged_epoch'  # in the message hub: the last epoch that was
@@ -226,6 +227,7 @@ class SafeCheckpointHook(CheckpointHook):
 
 
 @HOOKS.register_module()
+@checked_options
 class NonFiniteLossHook(CheckInvalidLossHook):
     """Stop when a number is not finite: say where it came from, and save nothing that it has spoilt.
 
@@ -237,7 +239,7 @@ class NonFiniteLossHook(CheckInvalidLossHook):
         interval: Look at the loss of every so many steps.
     """
 
-    def __init__(self, interval: int = 1) -> None:
+    def __init__(self, interval: Count = 1) -> None:
         super().__init__(interval)
 
     def after_train_iter(
