@@ -1,9 +1,9 @@
 """Runs that are stopped, killed, or go wrong: nothing is lost, and the reason is said."""
 
 import copy
+import errno
 import itertools
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -17,6 +17,7 @@ from kill_and_resume import ROOT, assert_same, load
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
+from mmengine.fileio import LocalBackend
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
 from mmengine.runner import Runner
@@ -90,11 +91,22 @@ def checkpoints_in(work_dir):
 
 
 @pytest.fixture
-def limited():
-    """Forbid files above a size: writes then fail half-way, as on a full disk."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+def limited(monkeypatch):
+    """Let writes of more than a size fail half-way, as on a full disk.
+
+    RLIMIT_FSIZE would do so for all of this process, also for what pytest prints into a file.
+    """
+    put = LocalBackend.put
+
+    def limit(size):
+        def put_some(self, obj, filepath):
+            put(self, obj[:size], filepath)
+            if len(obj) > size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(LocalBackend, 'put', put_some)
+
+    return limit
 
 
 def test_a_file_is_written_as_a_whole_or_not_at_all(tmp_path, limited):
@@ -222,7 +234,7 @@ def test_a_full_disk_leaves_the_previous_checkpoints(run, tmp_path, limited):
     size = 100_000
     with pytest.raises(OSError, match=r'epoch_2\.pth was not written .* make room, and go on with --resume'):
         run(tmp_path, Before(lambda runner: limited(size), step=6), **ONE_CHECKPOINT)
-    limited(resource.RLIM_INFINITY)
+    limited(sys.maxsize)
     assert all(load(path) for path in tmp_path.glob('*.pth'))
     assert (tmp_path / 'epoch_1.pth').stat().st_size > size
     assert not list(tmp_path.glob('*.part'))
