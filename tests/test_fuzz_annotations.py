@@ -304,6 +304,16 @@ def test_what_cannot_be_right_is_refused_with_file_record_and_reason(folder, fil
     message.encode()  # can be printed
 
 
+@pytest.mark.parametrize(('key', 'name'), WRONG_VALUES)
+def test_each_wrong_value_is_refused_in_each_field(folder, key, name):
+    for value in WRONG_VALUES[key, name]:
+        content = valid_content(0, 7)
+        content[key][1][name] = value
+        write(folder, content)
+        with pytest.raises(AnnotationError, match=re.escape(f'all.json: {key}[1] (id ')):
+            load(folder, judged=False)
+
+
 @fuzz
 @given(data=st.data())
 def test_anything_at_all_is_refused_or_loaded(folder, data):
