@@ -13,7 +13,7 @@ from mmengine.logging import print_log
 
 from .annotations import AnnotationError, examples, find_missing, find_problem, is_text, read_json
 from .images import DamagedImageError, image_size
-from .options import Share, checked_options
+from .options import OptionError, Share, checked_options
 
 NUM_LOOKED_AT = 100
 
@@ -77,6 +77,8 @@ class CheckedCocoDataset(CocoDataset):
             AnnotationError: The file is not what this dataset can be trained or judged on.
         """
         self.repairs: Counter[str] = Counter()  # what was done -> how often
+        if not self.ann_file:
+            raise OptionError('CheckedCocoDataset: ann_file must be set')
         content = read_json(self.ann_file, self.backend_args)
         problem = find_problem(content, self.test_mode) or self._find_wrong_classes(content)
         if problem:
