@@ -10,11 +10,16 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 import yolov7_simple  # noqa: F401  (registers everything)
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get('YOLOV7_SHARED', ROOT.parent / 'shared'))
+
+# The same examples in every run, so that a change is judged and not luck; YOLOV7_FUZZ draws many others.
+settings.register_profile('suite', derandomize='YOLOV7_FUZZ' not in os.environ)
+settings.load_profile('suite')
 
 # Image -> backbone -> neck -> head -> losses or detections -> checkpoints, configs, tools.
 STOPS = [
