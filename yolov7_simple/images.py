@@ -16,7 +16,8 @@ from PIL import Image
 from .options import checked_options
 from .pictures import MAX_RATIO, is_cut_short
 
-# Pillow's own limit, 0.5 GB when it is decoded: a file of kilobytes can claim to be that large, and be a trap.
+# Pillow's default, 0.5 GB when it is decoded: a file of kilobytes can claim to be that large, and be a trap. It is
+# checked here as well, since other packages (SAHI for one) take Pillow's limit away for the whole process.
 MAX_PIXELS = 178_956_970
 warnings.filterwarnings('ignore', module=r'PIL\.')  # on odd files, which are refused or read all the same
 EXIF_ORIENTATION = 0x0112
@@ -55,16 +56,19 @@ def image_size(path: str, content: bytes | None = None) -> tuple[int, int] | Non
     Raises:
         DamagedImageError: It claims to be of absurd dimensions.
     """
+    absurd = DamagedImageError(path, f'claims to have more than {MAX_PIXELS / 1e6:.0f} million pixels')
     try:
         with Image.open(path if content is None else io.BytesIO(content)) as image:
             width, height = image.size
             # Asked for a tag that is not there, Pillow would decode the whole of a PNG file.
             if 'exif' in image.info and image.getexif().get(EXIF_ORIENTATION, 1) >= 5:
                 width, height = height, width
-    except Image.DecompressionBombError as error:
-        raise DamagedImageError(path, f'claims to have more than {MAX_PIXELS / 1e6:.0f} million pixels') from error
+    except Image.DecompressionBombError:
+        raise absurd from None
     except Exception:  # whatever damaged bytes make Pillow do
         return None
+    if width * height > MAX_PIXELS:
+        raise absurd
     if max(width, height) > MAX_RATIO * min(width, height):
         raise DamagedImageError(path, f'is {width} x {height} pixels: one side may be {MAX_RATIO} times the other')
     return width, height
