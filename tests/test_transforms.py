@@ -126,8 +126,8 @@ def test_boxes_of_cut_rectangles_hold_all_their_pixels(rectangles):
 @pytest.mark.parametrize('flip', [False, True])
 def test_enlarged_pixels_end_sharply_where_they_shall(draw, flip):
     matrix = warp.translation(10, 20) @ warp.scaling(40, 40) @ (warp.mirror(4) if flip else np.eye(3))
-    inside = np.array([0.5, 0.0, 3.2, 3.75])
-    left, top, right, bottom = warp.transform_boxes(matrix, inside[None])[0]
+    inside = (0.5, 0.0, 3.2, 3.75)
+    left, top, right, bottom = warp.transform_box(matrix, inside)
     target = np.zeros((200, 190, 4), np.uint8)
     draw(np.full((4, 4, 4), 255, np.uint8), inside, matrix, target)
     for threshold in (5, 250):

@@ -19,7 +19,19 @@ from numpy.typing import NDArray
 
 from .images import REDUCED_FLAGS, read_image
 from .options import AtLeast0, Count, CountOr0, OptionError, Range, Share, checked_options
-from .warp import clip_boxes, draw, inverse, mirror, overlap, scaling, transform_boxes, translation, zoom
+from .warp import (
+    clip_box,
+    clip_boxes,
+    draw,
+    inverse,
+    mirror,
+    overlap,
+    scaling,
+    transform_box,
+    transform_boxes,
+    translation,
+    zoom,
+)
 
 Place = Callable[[NDArray], NDArray]
 Part = tuple[NDArray, NDArray, NDArray]
@@ -281,17 +293,17 @@ class MosaicAffineMixUp(BaseTransform):
         to_frame = place(size)
         matrix = to_output @ to_frame
         # In pixels of the source: what the frame leaves of it, and what the image shows of that.
-        inside = clip_boxes(transform_boxes(inverse(to_frame), np.array([[0, 0, *extent]])), size)
-        area = clip_boxes(transform_boxes(matrix, inside), self.img_scale)[0]
+        inside = clip_box(transform_box(inverse(to_frame), (0, 0, *extent.tolist())), size.tolist())
+        area = clip_box(transform_box(matrix, inside), self.img_scale.tolist())
         left, top, right, bottom = math.floor(area[0]), math.floor(area[1]), math.ceil(area[2]), math.ceil(area[3])
-        seen = transform_boxes(inverse(matrix), np.array([[left, top, right, bottom]]))[0]
-        if left < right and top < bottom and overlap(seen, inside[0]):
+        seen = transform_box(inverse(matrix), (left, top, right, bottom))
+        if left < right and top < bottom and overlap(seen, inside):
             if source.pixels is None:
                 source.read(zoom(matrix), self.backend_args)
                 if (source.size != size).any():
                     return self._add_source(image, source, place, extent, to_output)
             target = image[top:bottom, left:right]
-            draw(source.pixels, source.reduction, inside[0], seen, translation(-left, -top) @ matrix, target)
+            draw(source.pixels, source.reduction, inside, seen, translation(-left, -top) @ matrix, target)
 
         framed = clip_boxes(transform_boxes(to_frame, source.boxes), extent)
         boxes = clip_boxes(transform_boxes(to_output, framed), self.img_scale)

@@ -12,6 +12,7 @@ samples. The third counts samples a second through a loader, and draws them.
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import statistics
 import sys
@@ -205,7 +206,7 @@ def count_over_workers(args: argparse.Namespace) -> None:
     """Count samples a second over workers, print them, and draw them."""
     datasets = training_sets(args)
     rates: dict[str, list[float]] = {name: [] for name in datasets}
-    print(f'\nSamples a second, {torch.get_num_threads()} cores\n\n| workers | ' + ' | '.join(datasets) + ' |')
+    print(f'\nSamples a second, {os.cpu_count()} cores\n\n| workers | ' + ' | '.join(datasets) + ' |')
     print('| ---: ' * (1 + len(datasets)) + '|')
     for num_workers in args.workers:
         for name, dataset in datasets.items():
