@@ -2,13 +2,14 @@
 
     python tests/kill_and_resume.py --kills 20 --epochs 30
 
-Every other kill waits until a checkpoint is being written; the others come at random moments, from the first second
+Every other kill comes when half of a checkpoint is written; the others at random moments, from the first second
 on. After each, all checkpoints must load and at most one interval of them (an epoch) may be lost. In the end the last
 checkpoint must be that of the run without faults, bit for bit: weights, EMA and its step, optimiser, learning rate,
 best score, and the history of all logged numbers.
 """
 
 import argparse
+import math
 import os
 import random
 import re
@@ -51,8 +52,34 @@ def assert_same(a, b, path='checkpoint'):
         assert a == b or a != a, path
 
 
-def start(config: Path, work_dir: Path, epochs: int, log: Path) -> int:
-    """Run tools/train.py --resume in a copy of this process, which has imported everything; return its number."""
+def die_while_writing(countdown: int) -> None:
+    """Let this process kill itself half-way through the writing of a file."""
+    from mmengine.fileio import LocalBackend
+
+    put = LocalBackend.put
+
+    def put_half(self, obj, path):
+        nonlocal countdown
+        countdown -= 1
+        if countdown:
+            return put(self, obj, path)
+        put(self, obj[: len(obj) // 2], path)
+        print(f'killed while writing {path}', flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    LocalBackend.put = put_half
+
+
+def start(config: Path, work_dir: Path, epochs: int, log: Path, die_at: int = 0) -> int:
+    """Run tools/train.py --resume in a copy of this process, which has imported everything; return its number.
+
+    Args:
+        config: Of the run.
+        work_dir: Of the run.
+        epochs: Its length.
+        log: File for what it prints.
+        die_at: Which of the files that it writes it does not survive, or 0.
+    """
     child = os.fork()
     if child:
         return child
@@ -64,6 +91,7 @@ def start(config: Path, work_dir: Path, epochs: int, log: Path) -> int:
         sys.argv = ['train.py', str(config), '--work-dir', str(work_dir), '--resume', '--cfg-options', *options]
         import mmdet_tool
 
+        die_while_writing(die_at)
         mmdet_tool.run('train.py')
         status = 0
     except BaseException:
@@ -75,28 +103,25 @@ def start(config: Path, work_dir: Path, epochs: int, log: Path) -> int:
         os._exit(status)
 
 
-def is_written(work_dir: Path) -> bool:
-    return any(name.endswith('.part') for name in os.listdir(work_dir))
-
-
-def wait(child: int, is_moment) -> bool:
-    """Kill a process at a moment; False if it ended before."""
+def was_killed(child: int, moment: float = math.inf) -> bool:
+    """Wait for the end of a process, or kill it at a moment; False if it came to an end of its own."""
     while True:
-        if os.waitpid(child, os.WNOHANG)[0]:
-            return False
-        if is_moment():
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.WIFSIGNALED(status)
+        if time.time() > moment:
             os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            return True
+            moment = math.inf
         time.sleep(0.0005)
 
 
-def steps_in(log: Path) -> tuple[int, int, bool]:
-    """From which step on a run was, its last one, and whether it came to an end of its own."""
+def steps_in(log: Path, before: int) -> tuple[int, int, bool]:
+    """From which step on a run was, its last one, and whether it failed; ``before``: the last one of the run before."""
     text = log.read_text()
     resumed = re.findall(r'resumed epoch: \d+, iter: (\d+)', text)
     done = re.findall(r'Epoch\(train\)\s+\[(\d+)\]\[\s*(\d+)/', text)
-    first = int(resumed[-1]) if resumed else 0
+    # One that was killed before it read the checkpoint and made a step has lost nothing.
+    first = int(resumed[-1]) if resumed else 0 if done else before
     last = (int(done[-1][0]) - 1) * STEPS + int(done[-1][1]) if done else first
     return first, last, 'Traceback' in text
 
@@ -120,7 +145,7 @@ def kill_and_resume(folder: Path, kills: int, epochs: int, seed: int = 0) -> Non
     for path in (straight, work_dir):
         path.mkdir()
     begin = time.time()
-    assert not wait(start(config, straight, epochs, folder / 'straight.log'), lambda: False)
+    assert not was_killed(start(config, straight, epochs, folder / 'straight.log'))
     seconds = time.time() - begin
     final = f'epoch_{epochs}.pth'
     print(f'Without faults: {epochs} epochs in {seconds:.0f} s, {score(straight / final)}', flush=True)
@@ -128,19 +153,19 @@ def kill_and_resume(folder: Path, kills: int, epochs: int, seed: int = 0) -> Non
     last = 0
     for i in range(kills + 1):
         log = folder / f'{i}.log'
-        child = start(config, work_dir, epochs, log)
+        log.touch()  # it may be killed before it has written anything
+        child = start(config, work_dir, epochs, log, die_at=rng.randint(1, 3) if i % 2 and i < kills else 0)
         begin = time.time()
         if i == kills:
-            in_time, where = not wait(child, lambda: False), 'to the end'
+            in_time, where = not was_killed(child), 'to the end'
         elif i % 2:
-            in_time = wait(child, lambda: is_written(work_dir))
-            where = f'killed while writing {", ".join(path.stem for path in work_dir.glob("*.part")) or "(just ended)"}'
+            in_time = was_killed(child)
+            where = f'killed while writing {", ".join(path.stem for path in work_dir.glob("*.part"))}'
         else:
-            moment = begin + rng.uniform(0, 2 * seconds / (kills + 2) + 2)
-            in_time = wait(child, lambda moment=moment: time.time() > moment)
+            in_time = was_killed(child, begin + rng.uniform(0, 2 * seconds / (kills + 2) + 2))
             where = f'killed after {time.time() - begin:.1f} s'
         assert in_time, f'the run ended before kill {i + 1}: more epochs are needed'
-        first, reached, failed = steps_in(log)
+        first, reached, failed = steps_in(log, last)
         assert not failed, f'run {i + 1} failed: {log.read_text()[-3000:]}'
         lost, last = last - first, max(reached, first)
         print(f'Run {i + 1}: from step {first} ({lost} lost) to {last}, {where}', flush=True)

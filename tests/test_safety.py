@@ -25,7 +25,7 @@ from mmengine.structures import InstanceData
 from test_tools import scalars, write_config
 
 from yolov7_simple import safety
-from yolov7_simple.safety import AtomicLocalBackend, repair_last_checkpoint
+from yolov7_simple.safety import AtomicLocalBackend, SafeCheckpointHook, repair_last_checkpoint
 
 STEPS = 4  # of an epoch
 ONE_CHECKPOINT = {'default_hooks.checkpoint.max_keep_ckpts': 1}
@@ -249,6 +249,16 @@ def spoil(tensor_name, value):
     return action
 
 
+def test_what_a_killed_run_was_writing_is_removed_when_it_goes_on(tmp_path):
+    part = tmp_path / 'best_coco_bbox_mAP_epoch_2.pth.part'
+    part.write_bytes(b'torn')
+    hook = SafeCheckpointHook()
+    hook.before_run(SimpleNamespace(_resume=False, _load_from=None, work_dir=tmp_path))
+    assert part.exists()
+    hook.before_run(SimpleNamespace(_resume=True, _load_from=None, work_dir=tmp_path))
+    assert not part.exists()
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_files(run, project, tmp_path):
     with pytest.raises(FloatingPointError) as error:
         run(tmp_path, Before(spoil('neck.reduce_q5.conv.weight', float('inf')), step=6))
@@ -332,15 +342,15 @@ def test_a_hundred_steps_that_go_wrong_are_finite_or_stopped(small_model_cfg, tm
 
 
 def test_validation_loss_and_early_stopping(run, project, tmp_path):
-    """The lines of the README."""
+    """The lines of docs/training.md."""
     lines = {
         'val_cfg.type': 'LossValLoop',
         'default_hooks.early_stopping': {
             'type': 'EarlyStoppingHook', 'monitor': 'val_loss', 'patience': 1, 'min_delta': 1e6
         },
     }  # fmt: skip
-    readme = (ROOT / 'README.md').read_text()
-    assert 'LossValLoop' in readme and "type='EarlyStoppingHook', monitor='val_loss'" in readme
+    page = (ROOT / 'docs/training.md').read_text()
+    assert 'LossValLoop' in page and "type='EarlyStoppingHook', monitor='val_loss'" in page
     runner = run(tmp_path, **lines)
     assert runner.epoch == 2  # the first score is the best; the second is not much better
     losses = [record for record in scalars(tmp_path) if 'val_loss' in record]

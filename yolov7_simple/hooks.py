@@ -158,8 +158,9 @@ class DeviceAwareDistributedDataParallel(MMDistributedDataParallel):
 class DeviceAwareOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """mmengine's constructor, but a recipe for GPUs also trains on a CPU.
 
-    Mixed precision with float16 and SyncBN exist on accelerators only. Without one this trains in float32 with plain
-    BatchNorm, and says so; with one it changes nothing.
+    Mixed precision with float16 exists on accelerators only. Without one this trains in float32, and says so, also of
+    SyncBN, which mmengine's runner or :class:`DeviceAwareDistributedDataParallel` has taken out of the model by then;
+    with one it changes nothing.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
@@ -174,6 +175,4 @@ class DeviceAwareOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         """Build the optimiser and its wrapper."""
         if self.on_cpu:
             print_log('No GPU: training in float32 with plain BatchNorm, not mixed precision and SyncBN.', 'current')
-            # The parameters stay the same objects, which DDP around the model relies on.
-            revert_sync_batchnorm(model)
         return super().__call__(model)

@@ -133,6 +133,8 @@ class SafeCheckpointHook(CheckpointHook):
         if runner._resume and runner._load_from is None:
             if is_main_process():
                 repair_last_checkpoint(runner.work_dir)
+                for path in Path(runner.work_dir).glob('*.part'):
+                    path.unlink()  # what a killed run was writing; a best checkpoint may not come again by that name
             barrier()
 
     def before_train(self, runner: Runner) -> None:

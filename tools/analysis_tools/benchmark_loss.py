@@ -2,7 +2,8 @@
 
 Prints medians, ratios and peak memory, and draws how our time grows with boxes, classes and images. Forward and
 backward, from raw predictions, on the CPU, or on a GPU with ``--device cuda``. With ``--step CONFIG`` alone: what share
-of a whole training step with that config and its data they take.
+of a whole training step with that config and its data they take, and what it costs to look for numbers that are not
+finite.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -29,6 +31,7 @@ from mmengine.structures import InstanceData
 import yolov7_simple  # noqa: F401
 from yolov7_simple import YOLOv7SimpleHead
 from yolov7_simple.inference import quiet
+from yolov7_simple.safety import NonFiniteLossHook
 
 STRIDES = (8, 16, 32)
 
@@ -66,18 +69,23 @@ def make_head(name: str, classes: int, device: str) -> torch.nn.Module:
 
 
 def measure_step(config: str, repeats: int, device: str) -> None:
-    """Print how much of a training step, first batch of the config's data, both losses take."""
+    """Print how much of a training step, first batch of the config's data, both losses and the finite check take."""
     cfg = Config.fromfile(config)
     with quiet():
         dataset = DATASETS.build(cfg.train_dataloader.dataset)
         model = MODELS.build(cfg.model).to(device).train()
         model.init_weights()
     batch = pseudo_collate([dataset[i] for i in range(cfg.train_dataloader.batch_size)])
-    MessageHub.get_current_instance().update_info('iter', 0)  # read by the batch augmentation
+    hub = MessageHub.get_current_instance()
+    hub.update_info('iter', 0)  # read by the batch augmentation
     data = model.data_preprocessor(batch, training=True)
     truth = [sample.gt_instances for sample in data['data_samples']]
     outputs = [[level.detach().requires_grad_() for level in levels] for levels in model(data['inputs'], mode='tensor')]
     theirs = make_head('mmdet', model.bbox_head.num_classes, device)
+    check, loss = NonFiniteLossHook(), {'loss': torch.ones((), device=device)}
+    weights = dict.fromkeys(('state_dict', 'ema_state_dict'), model.state_dict())
+    hub.update_scalar('train/grad_norm', 1.0)
+    runner = SimpleNamespace(iter=0, message_hub=hub, optim_wrapper=None)
 
     def whole_step() -> None:
         model.zero_grad()
@@ -87,6 +95,8 @@ def measure_step(config: str, repeats: int, device: str) -> None:
         'step': whole_step,
         'ours': lambda: step(model.bbox_head, outputs, truth),
         'mmdet': lambda: step(theirs, outputs, truth),
+        'check': lambda: check.after_train_iter(runner, 0, outputs=loss),
+        'check weights': lambda: check.before_save_checkpoint(runner, weights),
     }
     took = measure(tasks, dict.fromkeys(tasks, repeats))
     rest = took['step'] - took['ours']
@@ -96,6 +106,10 @@ def measure_step(config: str, repeats: int, device: str) -> None:
         print(
             f'  assignment and loss, {name}: {took[name]:.0f} ms, {took[name] / (rest + took[name]):.1%} of such a step'
         )
+    print(
+        f'  numbers that are not finite: {took["check"]:.3f} ms, {took["check"] / took["step"]:.3%} of it; '
+        f'{took["check weights"]:.0f} ms a checkpoint'
+    )
 
 
 def step(head: torch.nn.Module, predictions: list, truth: list) -> None:
