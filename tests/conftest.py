@@ -47,9 +47,12 @@ STOPS = [
     'test_guest',
     'test_install',
     'test_check_dataset',
+    'test_judging',
+    'test_report',
     'test_export',
     'test_detect',
     'test_web_demo',
+    'test_docs',
 ]
 
 

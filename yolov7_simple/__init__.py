@@ -12,6 +12,7 @@ from .backbone import ELANNet  # noqa: E402
 from .checkpoint import CheckpointCheckHook, allow_mmengine_checkpoints  # noqa: E402
 from .dataset import CheckedCocoDataset  # noqa: E402
 from .fast import FastInferenceHook  # noqa: E402
+from .faster_coco import ExactFasterCocoMetric  # noqa: E402
 from .head import YOLOv7SimpleHead  # noqa: E402
 from .hooks import DeviceAwareDistributedDataParallel, DeviceAwareOptimWrapperConstructor, LastStageHook, MixDatasetHook  # noqa: E402
 from .images import CheckImageFile  # noqa: E402
@@ -36,6 +37,7 @@ __all__ = [
     'DeviceAwareDistributedDataParallel',
     'DeviceAwareOptimWrapperConstructor',
     'ELANNet',
+    'ExactFasterCocoMetric',
     'FastInferenceHook',
     'LastStageHook',
     'LossValLoop',
