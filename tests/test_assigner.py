@@ -63,23 +63,22 @@ def check(assignment, image, tensors):
     top = (ious * candidate).topk(min(10, len(boxes)), 1).values.sum(1)
     takers = torch.zeros_like(cost, dtype=torch.bool)  # surely takes
     maybe = torch.zeros_like(takers)  # takes, or ties with what takes
-    for g in range(len(gts)):
-        low, high = (max(1, int(np.floor(float(top[g]) + d))) for d in (-1e-4, 1e-4))
-        order = cost[g].sort().values
-        number = int(candidate.sum())
-        if number == 0:
-            continue
-        last, next_ = order[min(low, number) - 1], order[min(high, number - 1)]
-        takers[g] = (cost[g] + tolerance[g] < next_ - tolerance[g]) & (cost[g] <= last - 2 * tolerance[g])
-        maybe[g] = cost[g] <= order[min(high, number) - 1] + 2 * tolerance[g]
+    number = int(candidate.sum())
+    if number:
+        order = cost.sort(1).values  # (G, P)
+        low, high = ((top + d).floor().long().clamp(min=1)[:, None] for d in (-1e-4, 1e-4))
+        last, next_ = order.gather(1, low.clamp(max=number) - 1), order.gather(1, high.clamp(max=number - 1))
+        takers = (cost + tolerance < next_ - tolerance) & (cost <= last - 2 * tolerance)
+        maybe = cost <= order.gather(1, high.clamp(max=number) - 1) + 2 * tolerance
     assert matched[takers.any(0)].all(), 'a cell that a box takes is left out'
     assert maybe.any(0)[matched].all(), 'a cell that no box takes'
-    for p in matched.nonzero().flatten().tolist():
-        g = int(gt_index[p])
-        alone = maybe[:, p].sum() == 1
-        cheapest = cost[g, p] <= cost[:, p].min() + 2 * tolerance[g, p]
-        assert (maybe[g, p] and alone) or cheapest or (maybe[g, p] and takers[:, p].sum() <= 1), 'the wrong box'
-        assert iou[p].item() == pytest.approx(ious[g, p].item(), abs=1e-4)
+    cells = matched.nonzero().flatten()
+    boxes_taken = gt_index[cells], cells
+    alone = maybe.sum(0)[cells] == 1
+    cheapest = cost[boxes_taken] <= cost[:, cells].min(0).values + 2 * tolerance[boxes_taken]
+    fits = (maybe[boxes_taken] & alone) | cheapest | (maybe[boxes_taken] & (takers.sum(0)[cells] <= 1))
+    assert fits.all(), 'the wrong box'
+    torch.testing.assert_close(iou[cells].double(), ious[boxes_taken], rtol=1e-6, atol=1e-4)
 
 
 def make_batch(rng, num_images, max_gts, num_classes, size, logit_scale, box_kind):

@@ -136,7 +136,7 @@ def files(draw, wrong):
 
     Returns content, judged, and either the name of the list whose record must be named, or the repairs.
     """
-    num_boxes = draw(st.sampled_from((0, 1, 2, 7, 30, 30, 200, 5000)))
+    num_boxes = draw(st.sampled_from((0, 1, 2, 7, 30, 30, 200, 1000)))
     judged = draw(st.booleans()) or (wrong and num_boxes == 0)  # nothing to train on is another mistake
     content = valid_content(draw(st.integers(0, 2**32)), num_boxes)
     repairs = Counter()

@@ -7,16 +7,18 @@ from yolov7_simple.nms import nms
 
 
 def plain_nms(boxes, scores, threshold, labels=None):
-    """The definition, in float64 and one box at a time."""
-    boxes = boxes.double()
+    """The definition, in Python's own float64 and one box at a time."""
+    boxes = boxes.tolist()
+    labels = [0] * len(boxes) if labels is None else labels.tolist()
+    areas = [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in boxes]
     keep = []
     for i in scores.argsort(descending=True, stable=True).tolist():
         for j in keep:
-            if labels is not None and labels[i] != labels[j]:
+            if labels[i] != labels[j]:
                 continue
-            low, high = torch.maximum(boxes[i, :2], boxes[j, :2]), torch.minimum(boxes[i, 2:], boxes[j, 2:])
-            inter = (high - low).clamp(min=0).prod()
-            if inter / sum((boxes[k, 2:] - boxes[k, :2]).prod() for k in (i, j)).sub(inter) > threshold:
+            a, b = boxes[i], boxes[j]
+            inter = max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
+            if inter / (areas[i] + areas[j] - inter) > threshold:
                 break
         else:
             keep.append(i)

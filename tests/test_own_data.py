@@ -1,7 +1,9 @@
 """A folder of one's own data, in any of four forms -> classes, splits, schedule, config; and the tools on it."""
 
+import importlib
 import json
 import shutil
+import sys
 
 import cv2
 import numpy as np
@@ -175,12 +177,18 @@ def change(path, **changes):
     path.write_text(json.dumps({**content, **changes}))
 
 
+def spoil_box(path):
+    annotations = json.loads(path.read_text())['annotations']
+    annotations[2]['bbox'] = [1, 2, 'x', 4]
+    change(path, annotations=annotations)
+
+
 @pytest.mark.parametrize(
     ('spoil', 'message'),
     [
         (lambda folder: shutil.rmtree(folder), 'there is no such folder'),
         (lambda folder: shutil.rmtree(folder / 'annotations'), 'no annotations found among its 16 files'),
-        (lambda folder: (folder / 'annotations' / 'instances_train2017.json').write_text('{'), 'is not JSON'),
+        (lambda folder: (folder / 'annotations' / 'instances_train2017.json').write_text('{'), 'not a JSON file'),
         (lambda folder: (folder / 'annotations' / 'instances_train2017.json').unlink(), 'nothing to train on'),
         (
             lambda folder: (folder / 'annotations' / 'instances_train2017.json').write_text('{"images": []}'),
@@ -190,7 +198,7 @@ def change(path, **changes):
         (lambda folder: (folder / 'train2017' / '3.png').unlink(), '1 of its 8 images are missing'),
         (
             lambda folder: change(folder / 'annotations' / 'instances_train2017.json', annotations=[]),
-            'no boxes to train on',
+            'has no annotations',
         ),
         (
             lambda folder: change(
@@ -202,6 +210,10 @@ def change(path, **changes):
         (
             lambda folder: change(folder / 'annotations' / 'instances_val2017.json', images=[{'id': 1}]),
             'has no file_name',
+        ),
+        (
+            lambda folder: spoil_box(folder / 'annotations' / 'instances_val2017.json'),
+            r"instances_val2017\.json: annotations\[2\] \(id 3\): bbox must be four .*got \[1, 2, 'x', 4\]",
         ),
         (
             lambda folder: shutil.copy(
@@ -250,6 +262,27 @@ def test_what_the_config_gets(tmp_path):
     assert cfg.val_evaluator.ann_file == str(tmp_path / 'data' / 'annotations' / 'instances_val2017.json')
     assert cfg.val_evaluator.classwise
     assert path == tmp_path / 'work' / 'own_data' / 'work.py'
+
+
+@pytest.mark.parametrize(
+    ('environment', 'told'),
+    [({}, True), ({'RANK': '1'}, False), ({'SLURM_PROCID': '0'}, True), ({'SLURM_PROCID': '1'}, False)],
+)
+def test_one_rank_tells_what_it_found(tmp_path, monkeypatch, capsys, environment, told):
+    write_splits(tmp_path / 'data')
+    monkeypatch.syspath_prepend(ROOT / 'tools')
+    train = importlib.import_module('train')
+    for name in ('RANK', 'SLURM_PROCID'):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    work_dir = str(tmp_path / 'work')
+    monkeypatch.setattr(
+        'sys.argv', ['train.py', str(CONFIG), '--data', str(tmp_path / 'data'), '--work-dir', work_dir, '--amp']
+    )
+    train.use_own_data()
+    assert ('in the form of COCO' in capsys.readouterr().out) == told
+    assert sys.argv[1:] == [f'{work_dir}/own_data/work.py', '--work-dir', work_dir, '--amp']
 
 
 SMALL = [

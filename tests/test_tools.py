@@ -1,13 +1,19 @@
 """The command lines, run as a user runs them, on a set of eight images and a model of an eighth of Tiny's width."""
 
+import functools
 import json
+import multiprocessing.forkserver
 import os
 import pickle
 import re
+import runpy
 import socket
 import subprocess
 import sys
+import tempfile
+import warnings
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -51,12 +57,55 @@ for hook in custom_hooks:
 """
 
 
-def tool(name, *arguments, ok=True, **environment):
-    """Run a tool; return what it printed."""
+@functools.cache
+def fork_server():
+    """Start a process that has imported everything: a copy of it is a tool's process without the seconds for that."""
+    context = multiprocessing.get_context('forkserver')
+    mmdet = [f'mmdet.{name}' for name in ('apis', 'datasets', 'engine', 'evaluation', 'models', 'utils')]
+    context.set_forkserver_preload(['yolov7_simple', 'test_tools', *mmdet])
+    path = os.pathsep.join([str(ROOT), f'{ROOT}/tests', os.environ.get('PYTHONPATH', '')])
+    places = {'PYTHONPATH': path, 'OMP_NUM_THREADS': '1'}  # threads cannot be forked
+    with mock.patch.dict(os.environ, places):
+        multiprocessing.forkserver.ensure_running()
+    return context
+
+
+def be_a_tool(path, arguments, environment, log):
+    """What a copy of the server does."""
+    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 1)
+    os.dup2(1, 2)
+    os.environ.clear()
+    os.environ.update(environment)
+    warnings.filterwarnings('error', category=UserWarning, module='yolov7_simple')
+    sys.argv = [path, *arguments]
+    sys.path.insert(0, os.path.dirname(path))
+    runpy.run_path(path, run_name='__main__')
+
+
+def tool(name, *arguments, ok=True, fresh=False, **environment):
+    """Run a tool in a process of its own; return what it printed.
+
+    Args:
+        name: File in tools/.
+        arguments: Those of its command line.
+        ok: Whether it must end well, or must not.
+        fresh: Start Python anew, as a user does.
+        environment: Variables.
+    """
     command = [f'{ROOT}/tools/{name}', *map(str, arguments)]
-    if name.endswith('.py'):
-        command = [sys.executable, '-W', 'error::UserWarning:yolov7_simple', *command]
     environment = {**os.environ, 'PYTHON': sys.executable, 'OMP_NUM_THREADS': '1', **environment}
+    if name.endswith('.py') and not fresh:
+        with tempfile.TemporaryDirectory() as folder:
+            log = Path(folder) / 'log'
+            process = fork_server().Process(target=be_a_tool, args=(command[0], command[1:], environment, log))
+            process.start()
+            process.join(300)
+            process.kill()
+            output = log.read_text()
+        assert (process.exitcode == 0) == ok, output[-4000:]
+        return output
+    if fresh:
+        command = [sys.executable, '-W', 'error::UserWarning:yolov7_simple', *command]
     result = subprocess.run(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=300
     )
@@ -82,7 +131,7 @@ def write_config(path: Path, data: Path, workers=0):
 @pytest.fixture(scope='module')
 def trained(project):
     """Two epochs, the second of them the last stage."""
-    return tool('train.py', project / 'config.py', '--work-dir', project / 'work')
+    return tool('train.py', project / 'config.py', '--work-dir', project / 'work', fresh=True)
 
 
 def scalars(work_dir):
@@ -133,7 +182,7 @@ def test_resuming_goes_on_where_it_stopped(project, trained):
 
 
 def test_any_tool_of_mmdet_runs(project):
-    output = tool('mmdet_tool.py', 'misc/print_config.py', project / 'config.py')
+    output = tool('mmdet_tool.py', 'misc/print_config.py', project / 'config.py', fresh=True)
     assert 'YOLOv7SimpleHead' in output
     assert 'analysis_tools/browse_dataset.py' in tool('mmdet_tool.py', 'no_such_tool.py', ok=False)
 

@@ -1,5 +1,6 @@
 """The page in a real browser. Not run, and said so, where gradio, selenium or Chromium are missing."""
 
+import importlib
 import importlib.util
 import json
 import shutil
@@ -173,3 +174,12 @@ def test_mistakes_get_one_clear_message(files, arguments, message):
     command = [sys.executable, ROOT / 'tools/web_demo.py', *arguments]
     done = subprocess.run(command, cwd=files, capture_output=True, text=True, check=False, timeout=TIMEOUT)
     assert done.returncode != 0 and message in done.stderr and 'Traceback' not in done.stderr
+
+
+def test_an_option_that_cannot_be_is_one_message(files, tmp_path, monkeypatch):
+    config = tmp_path / 'wrong.py'
+    config.write_text(f"_base_ = '{files}/small.py'\nmodel = dict(backbone=dict(arch='small'))\n")
+    monkeypatch.syspath_prepend(ROOT / 'tools')
+    monkeypatch.setattr('sys.argv', ['web_demo.py', str(config), str(files / 'small.pth')])
+    with pytest.raises(SystemExit, match='error: ELANNet: arch must be one of'):
+        importlib.import_module('web_demo').main()

@@ -33,7 +33,8 @@ def use_own_data() -> None:
     name = f'{Path(args.config).stem}_{Path(args.data).resolve().name}'
     work_dir = Path(args.work_dir or Path('work_dirs') / name)
     config, data, schedule = own_config(args.config, args.data, work_dir, args.epochs)
-    if os.environ.get('RANK', '0') == '0':
+    # torchrun's name, and slurm's.
+    if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
         print(f'{data.root}, in the form of {data.form}, {len(data.classes)} classes: {", ".join(data.classes)}')
         for name, split in data.splits.items():
             print(f'  {name}: {split.num_images} images with {split.num_boxes} boxes, {split.ann_file}')

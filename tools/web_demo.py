@@ -173,8 +173,8 @@ def main() -> None:
     try:
         detector = load_detector(args)
     except Exception as error:
-        # Of a class of its own in either half: CheckpointError or InputError.
-        if type(error).__name__ not in ('CheckpointError', 'InputError'):
+        # By name: with an ONNX file the package, where UserError is, is not imported.
+        if not {'UserError', 'InputError'} & {base.__name__ for base in type(error).__mro__}:
             raise
         sys.exit(f'error: {error}')
     with tempfile.TemporaryDirectory() as folder:

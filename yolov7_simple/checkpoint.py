@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import argparse
 import pickle
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
 from mmengine.optim import OptimWrapper
 from mmengine.runner import CheckpointLoader, Runner
+from mmengine.utils import digit_version
+from torch import Tensor
 
 from .errors import UserError
 from .options import checked_options
@@ -28,6 +31,8 @@ from .options import checked_options
 CAN_READ_SAFELY = hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint')
 # The functions by which a HistoryBuffer names its own statistics.
 STATISTICS = ('min', 'max', 'mean', 'current', 'statistics')
+# Weights whose shapes depend on the number of classes.
+CLASS_LAYER = re.compile(r'\.cls_(preds|towers)\.')
 
 
 class CheckpointError(UserError):
@@ -46,10 +51,11 @@ def get_statistic(owner: type, name: str) -> Callable:
 
 def safe_globals() -> list:
     """What a checkpoint of mmengine may hold besides tensors and plain Python: classes, or (object, pickled name)."""
-    multiarray = getattr(np, '_core', None) or np.core
+    # numpy 1.26 has an empty _core, too.
+    core = np._core if digit_version(np.__version__) >= digit_version('2.0') else np.core
     numpy_functions = [
         # Arrays and scalars are pickled through these two functions; numpy 2 renamed the module.
-        (getattr(multiarray.multiarray, function), f'numpy.{module}.multiarray.{function}')
+        (getattr(core.multiarray, function), f'numpy.{module}.multiarray.{function}')
         for function in ('_reconstruct', 'scalar')
         for module in ('core', '_core')
     ]
@@ -95,6 +101,45 @@ def read_checkpoint(filename: str | Path, map_location: Any = 'cpu') -> Any:
         ) from error
 
 
+def misshapen(state_dict: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
+    """Names that both have, with different shapes."""
+    return [key for key, value in wanted.items() if key in state_dict and state_dict[key].shape != value.shape]
+
+
+def check_weights(
+    state_dict: Mapping[str, Tensor], wanted: Mapping[str, Tensor], checkpoint: str, model: str = 'this model'
+) -> None:
+    """Compare weights with those that a model has, which mmengine would load in part, with a warning.
+
+    Args:
+        state_dict: Of the checkpoint.
+        wanted: Of the model.
+        checkpoint: Its name, for the message.
+        model: Its name, for the message.
+
+    Raises:
+        CheckpointError: Names or shapes differ.
+    """
+    shapes = [
+        f'{key}: {tuple(state_dict[key].shape)} in the checkpoint, {tuple(wanted[key].shape)} in the model'
+        for key in misshapen(state_dict, wanted)
+    ]
+    problems = [
+        f'{len(keys)} {what}, such as {keys[0]}'
+        for what, keys in (
+            ('tensors missing', [key for key in wanted if key not in state_dict]),
+            ('unknown', [key for key in state_dict if key not in wanted]),
+            ('of another shape', shapes),
+        )
+        if keys
+    ]
+    if problems:
+        raise CheckpointError(
+            f'{checkpoint} is not of {model}: {"; ".join(problems)}. Use the config that it was trained with (beside '
+            'it in its folder), with its number of classes'
+        )
+
+
 @HOOKS.register_module()
 @checked_options
 class CheckpointCheckHook(Hook):
@@ -116,33 +161,17 @@ class CheckpointCheckHook(Hook):
             model = model.module
         wanted = model.state_dict()
         state_dict = checkpoint.get('state_dict', checkpoint)
-        found = {key.removeprefix('module.'): key for key in state_dict}
-        missing = [key for key in wanted if key not in found]
-        unknown = [key for key in found if key not in wanted]
-        misshapen = [key for key in found if key in wanted and state_dict[found[key]].shape != wanted[key].shape]
+        names = {key.removeprefix('module.'): key for key in state_dict}
+        found = {name: state_dict[key] for name, key in names.items()}
         is_training = isinstance(runner.optim_wrapper, OptimWrapper)
-        class_layers = [key for key in misshapen if '.cls_preds.' in key or '.cls_towers.' in key]
-        if is_training and not runner._resume and class_layers and class_layers == misshapen:
-            for key in misshapen:
-                del state_dict[found[key]]
+        others = misshapen(found, wanted)
+        if is_training and not runner._resume and others and all(map(CLASS_LAYER.search, others)):
+            for name in others:
+                del state_dict[names[name]], found[name], wanted[name]
             runner.logger.info(
-                f'Other classes than in the checkpoint: {len(misshapen)} tensors of class layers start anew.'
+                f'Other classes than in the checkpoint: {len(others)} tensors of class layers start anew.'
             )
-            misshapen = []
-        shapes = [
-            f'{key}: {tuple(state_dict[found[key]].shape)} in the checkpoint, {tuple(wanted[key].shape)} in the model'
-            for key in misshapen
-        ]
-        problems = [
-            f'{len(keys)} {what}, such as {keys[0]}'
-            for what, keys in (('tensors missing', missing), ('unknown', unknown), ('of another shape', shapes))
-            if keys
-        ]
-        if problems:
-            raise CheckpointError(
-                f'CheckpointCheckHook: the checkpoint is not of this model: {"; ".join(problems)}. Use the config '
-                'that it was trained with (beside it in its folder), with its number of classes'
-            )
+        check_weights(found, wanted, 'CheckpointCheckHook: the checkpoint')
 
 
 def load_original(path: str | Path) -> dict[str, Any]:

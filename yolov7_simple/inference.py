@@ -16,7 +16,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
-from .checkpoint import CheckpointError, read_checkpoint
+from .checkpoint import CheckpointError, check_weights, read_checkpoint
 
 NUM_EXAMPLES = 3
 
@@ -53,8 +53,10 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
     return state_dict
 
 
-def check_weights(cfg: Config, config_name: str, state_dict: dict[str, Tensor], checkpoint_name: str) -> None:
-    """Compare the weights with the model of the config, which mmengine would load in part, with a warning.
+def check_classes_and_weights(
+    cfg: Config, config_name: str, state_dict: dict[str, Tensor], checkpoint_name: str
+) -> None:
+    """Compare the weights with the model of the config.
 
     Raises:
         CheckpointError: Another model or number of classes.
@@ -69,22 +71,7 @@ def check_weights(cfg: Config, config_name: str, state_dict: dict[str, Tensor], 
             f'{checkpoint_name} was trained on {classes[0]} classes, but {config_name} has '
             f'bbox_head.num_classes={num_classes}: use the config that it was trained with'
         )
-    missing = [key for key in wanted if key not in state_dict]
-    unexpected = [key for key in state_dict if key not in wanted]
-    misshapen = [
-        f'{key} is {tuple(state_dict[key].shape)}, not {tuple(wanted[key].shape)}'
-        for key in wanted
-        if key in state_dict and state_dict[key].shape != wanted[key].shape
-    ]
-    problems = [
-        f'{len(names)} weights {what} (such as {", ".join(names[:NUM_EXAMPLES])})'
-        for what, names in (('are missing', missing), ('are unknown', unexpected), ('have another shape', misshapen))
-        if names
-    ]
-    if problems:
-        raise CheckpointError(
-            f'{checkpoint_name} is not a checkpoint of the model in {config_name}: {"; ".join(problems)}'
-        )
+    check_weights(state_dict, wanted, checkpoint_name, f'the model in {config_name}')
 
 
 @contextmanager
@@ -115,7 +102,7 @@ def load_inferencer(config: str | Path, checkpoint: str | Path, device: str | No
         CheckpointError: Either cannot be used, or they do not fit.
     """
     cfg = load_config(config)
-    check_weights(cfg, str(config), load_state_dict(checkpoint), str(checkpoint))
+    check_classes_and_weights(cfg, str(config), load_state_dict(checkpoint), str(checkpoint))
     classes = cfg.test_dataloader.dataset.get('metainfo', {}).get('classes')
     with quiet():
         inferencer = DetInferencer(cfg, str(checkpoint), device=device, show_progress=False)

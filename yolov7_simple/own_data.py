@@ -5,7 +5,6 @@ Nothing is written into the folder: what is converted or split goes elsewhere.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .annotations import AnnotationError, find_problem, read_json
 from .foreign_data import FOREIGN_FORMS, split_of
 from .pictures import InputError, make_folder, write_json
 
@@ -84,6 +84,11 @@ def read_own_data(folder: str | Path, out_dir: Path) -> OwnData:
             f'{folder}: nothing to train on: {names} found, and no word "train" in the name of a file or folder'
             + ''.join(f'; {remark}' for remark in remarks)
         )
+    for split, (path, content) in found.items():
+        # Without a val split some of the images are judged on. What has no path was converted.
+        problem = find_problem(content, judged=split != 'train' or 'val' not in found) if path else None
+        if problem:
+            raise InputError(f'{path}: {problem}')
     classes = class_names({path or f'the {split} split': content for split, (path, content) in found.items()})
     if 'val' not in found:
         content = found.pop('train')[1]
@@ -139,9 +144,9 @@ def read_coco(root: Path, files: Sequence[str], remarks: list[str]) -> dict[str,
         if path.suffix.lower() != '.json' or path.parent in labelme_folders:
             continue
         try:
-            content = json.loads(path.read_bytes())
-        except ValueError as error:
-            remarks.append(f'{file} is not JSON: {error}')
+            content = read_json(str(path))
+        except AnnotationError as error:
+            remarks.append(str(error))
             continue
         if isinstance(content, dict) and 'shapes' in content:
             labelme_folders.add(path.parent)  # one file an image: no need to read them all
@@ -154,10 +159,6 @@ def read_coco(root: Path, files: Sequence[str], remarks: list[str]) -> dict[str,
         if lacking:
             remarks.append(f'{file} is not COCO: it has no list of {", ".join(lacking)}')
             continue
-        for key, field in (('images', 'file_name'), ('categories', 'name')):
-            bad = [record for record in content[key] if not isinstance(record, dict) or field not in record]
-            if bad or not content[key]:
-                raise InputError(f'{path}: {f"{str(bad[0])[:100]} has no {field}" if bad else f"has no {key}"}')
         found.setdefault(split_of(file), []).append((path, content))
     if set(found) == {None}:
         found['train'] = found[None]

@@ -322,7 +322,12 @@ def place_label(
 
 
 def draw_detections(
-    image: NDArray[np.uint8], boxes: NDArray, scores: NDArray | None, labels: NDArray, classes: Sequence[str]
+    image: NDArray[np.uint8],
+    boxes: NDArray,
+    scores: NDArray | None,
+    labels: NDArray,
+    classes: Sequence[str],
+    colors: Sequence[tuple[int, int, int]] | None = None,
 ) -> NDArray[np.uint8]:
     """Draw boxes with labels whose size follows that of the picture.
 
@@ -332,6 +337,7 @@ def draw_detections(
         scores: (N,), or None: there are none to show.
         labels: (N,), indices of classes.
         classes: Names of the classes.
+        colors: BGR of each class; None: :func:`class_color`.
 
     Returns:
         A new picture. It is a whole number of times as large as an image that is too small for readable labels.
@@ -344,6 +350,7 @@ def draw_detections(
     boxes, labels = boxes[visible] * zoom, np.asarray(labels)[visible]
     scores = None if scores is None else np.asarray(scores)[visible]
     line = max(1, round(min(height, width) / 240))
+    color_of = class_color if colors is None else colors.__getitem__
     font_scale = max(0.4, min(height, width) / 1000)
     thickness = max(1, round(font_scale * 1.2))
 
@@ -352,7 +359,7 @@ def draw_detections(
     order = np.argsort(-areas, kind='stable')
     for i in order:
         corners = [tuple(corner) for corner in boxes[i].round().astype(int).reshape(2, 2).tolist()]
-        cv2.rectangle(canvas, *corners, class_color(int(labels[i])), line)
+        cv2.rectangle(canvas, *corners, color_of(int(labels[i])), line)
 
     outer = boxes + np.array([-line, -line, line, line]) / 2
     taken = np.zeros((0, 4))
@@ -363,7 +370,7 @@ def draw_detections(
         size = (text_width + 2 * margin, text_height + baseline + margin)
         x1, y1, x2, y2 = place_label(outer[i], size, (width, height), outer, taken).round().astype(int).tolist()
         taken = np.concatenate([taken, [[x1, y1, x2, y2]]])
-        color = class_color(int(labels[i]))
+        color = color_of(int(labels[i]))
         luminance = 0.114 * color[0] + 0.587 * color[1] + 0.299 * color[2]
         ink = (0, 0, 0) if luminance > 110 else (255, 255, 255)
         cv2.rectangle(canvas, (x1, y1), (x2 - 1, y2 - 1), color, cv2.FILLED)

@@ -17,11 +17,15 @@ from yolov7_simple.checkpoint import load_original
 from yolov7_simple.convert import convert_state_dict, find_size
 
 
-def main() -> None:
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('src', type=Path, help='checkpoint of the original: Tiny, YOLOv7 or X, any number of classes')
     parser.add_argument('dst', type=Path, help='where to write the converted checkpoint; must not exist')
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
     if args.dst.exists():
         sys.exit(f'{args.dst} exists: remove it, or choose another name')
     if not args.dst.parent.is_dir():
