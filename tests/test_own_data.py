@@ -138,6 +138,22 @@ def test_labelme(tmp_path):
         read(tmp_path)
 
 
+@pytest.mark.parametrize(
+    'content, message',
+    [
+        ('{"shapes": [', 'not JSON'),
+        ('{"shapes": {"label": "cat"}}', '`shapes` is not a list of objects'),
+        ('{"shapes": ["cat"]}', '`shapes` is not a list of objects'),
+        ('{"shapes": [{"shape_type": "rectangle"}]}', 'cannot be read as labels of labelme'),
+    ],
+)
+def test_a_broken_record_of_labelme_is_named(tmp_path, content, message):
+    write_labelme(tmp_path)
+    (tmp_path / '3.json').write_text(content)
+    with pytest.raises(InputError, match=rf'3\.json: {message}'):
+        read(tmp_path)
+
+
 def write_splits(folder):
     """COCO files for train and val with images in folders of their own, as COCO has them."""
     for split in ('train', 'val'):

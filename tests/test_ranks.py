@@ -45,6 +45,12 @@ def make_batch(num_boxes: list[int]) -> dict:
     }
 
 
+def make_whole_batch() -> dict:
+    """The same in each process: some ranks get no box, and the numbers of boxes are very different."""
+    torch.manual_seed(0)
+    return make_batch([5, 0, 0, 0, 1, 2, 12, 3, 0, 1, 4, 4, 7, 0, 2, 30])
+
+
 def part(batch: dict, start: int, stop: int) -> dict:
     return {key: values[start:stop] for key, values in batch.items()}
 
@@ -75,7 +81,7 @@ def be_a_rank(rank: int, folder: str, cfg: dict) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group('gloo', f'file://{folder}/store', rank=rank, world_size=RANKS)
     model = DeviceAwareDistributedDataParallel(make_model(cfg))
-    batch = part(torch.load(f'{folder}/batch.pt', weights_only=False), rank * IMAGES, (rank + 1) * IMAGES)
+    batch = part(make_whole_batch(), rank * IMAGES, (rank + 1) * IMAGES)
     result = {'same': losses_and_gradients(model, batch)}
 
     # One rank has no boxes, one a shorter batch, and one is late, each time.
@@ -99,14 +105,10 @@ def be_a_rank(rank: int, folder: str, cfg: dict) -> None:
 def results(tmp_path_factory, small_model_cfg):
     """What one rank of sixteen images computes, and eight of two."""
     folder = tmp_path_factory.mktemp('ranks')
-    torch.manual_seed(0)
-    # Some ranks without a box, and very different numbers of them.
-    batch = make_batch([5, 0, 0, 0, 1, 2, 12, 3, 0, 1, 4, 4, 7, 0, 2, 30])
-    torch.save(batch, folder / 'batch.pt')
     fork_server()
     torch.multiprocessing.start_processes(be_a_rank, (str(folder), small_model_cfg), RANKS, start_method='forkserver')
     ranks = [torch.load(folder / f'{rank}.pt', weights_only=True) for rank in range(RANKS)]
-    return losses_and_gradients(make_model(small_model_cfg), batch), ranks
+    return losses_and_gradients(make_model(small_model_cfg), make_whole_batch()), ranks
 
 
 def test_eight_ranks_of_two_images_are_one_of_sixteen(results):

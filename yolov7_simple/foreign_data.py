@@ -189,8 +189,16 @@ def read_labelme(root: Path, files: Sequence[str]) -> dict[str, dict]:
         InputError: Shapes of another kind, which would be lost.
     """
     pairs = pair(with_suffix(files, {'.json'}), files)
-    contents = {label: json.loads((root / label).read_bytes()) for label in pairs.values()}
-    shapes = {label: content['shapes'] for label, content in contents.items() if 'shapes' in content}
+    shapes = {}
+    for label in pairs.values():
+        try:
+            content = json.loads((root / label).read_bytes())
+        except ValueError as error:
+            raise InputError(f'{root / label}: not JSON: {error}') from error
+        if isinstance(content, dict) and 'shapes' in content:
+            if not isinstance(content['shapes'], list) or not all(isinstance(one, dict) for one in content['shapes']):
+                raise InputError(f'{root / label}: `shapes` is not a list of objects, as labelme writes them')
+            shapes[label] = content['shapes']
     pairs = {image: label for image, label in pairs.items() if label in shapes}
     kinds = Counter(shape.get('shape_type') for label in shapes for shape in shapes[label])
     others = {kind: count for kind, count in kinds.items() if kind not in ('rectangle', 'polygon')}
