@@ -173,7 +173,8 @@ def test_a_killed_rank_ends_the_job_which_goes_on(project, num_ranks):
     """Kill a rank; go on; warn the job as slurm does; go on to the end; judge with as many ranks as with one."""
     config, work_dir = project / 'config.py', project / 'work'
     steps = -(-15 // (2 * num_ranks))
-    num_epochs = 4 * num_ranks  # enough steps to detect something in the end
+    # Enough steps to detect something in the end; means over more images ask for more of them.
+    num_epochs = 2 * num_ranks**2
     epochs = ['--cfg-options', f'train_cfg.max_epochs={num_epochs}', f'train_cfg.val_interval={num_epochs}']
     log = work_dir / 'log'
     process = launch(config, work_dir, num_ranks, *epochs)
