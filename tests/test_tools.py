@@ -70,8 +70,9 @@ def fork_server():
     return context
 
 
-def be_a_tool(path, arguments, environment, log):
+def be_a_tool(path, arguments, environment, log, cwd, before):
     """What a copy of the server does."""
+    os.chdir(cwd)
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 1)
     os.dup2(1, 2)
     os.environ.clear()
@@ -79,10 +80,12 @@ def be_a_tool(path, arguments, environment, log):
     warnings.filterwarnings('error', category=UserWarning, module='yolov7_simple')
     sys.argv = [path, *arguments]
     sys.path.insert(0, os.path.dirname(path))
+    if before:
+        before()
     runpy.run_path(path, run_name='__main__')
 
 
-def tool(name, *arguments, ok=True, fresh=False, **environment):
+def tool(name, *arguments, ok=True, fresh=False, cwd='.', before=None, **environment):
     """Run a tool in a process of its own; return what it printed.
 
     Args:
@@ -90,6 +93,8 @@ def tool(name, *arguments, ok=True, fresh=False, **environment):
         arguments: Those of its command line.
         ok: Whether it must end well, or must not.
         fresh: Start Python anew, as a user does.
+        cwd: Folder to run it in.
+        before: Function of a module to call first, unless `fresh`.
         environment: Variables.
     """
     command = [f'{ROOT}/tools/{name}', *map(str, arguments)]
@@ -97,7 +102,10 @@ def tool(name, *arguments, ok=True, fresh=False, **environment):
     if name.endswith('.py') and not fresh:
         with tempfile.TemporaryDirectory() as folder:
             log = Path(folder) / 'log'
-            process = fork_server().Process(target=be_a_tool, args=(command[0], command[1:], environment, log))
+            cwd = os.path.abspath(cwd)
+            process = fork_server().Process(
+                target=be_a_tool, args=(command[0], command[1:], environment, log, cwd, before)
+            )
             process.start()
             process.join(300)
             process.kill()
@@ -107,8 +115,9 @@ def tool(name, *arguments, ok=True, fresh=False, **environment):
     if fresh:
         command = [sys.executable, '-W', 'error::UserWarning:yolov7_simple', *command]
     result = subprocess.run(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=300
-    )
+        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+        timeout=300,
+    )  # fmt: skip
     assert (result.returncode == 0) == ok, result.stdout[-4000:]
     return result.stdout
 
@@ -168,6 +177,14 @@ def test_judging_the_dumped_config_gives_the_same(project, trained):
     output = tool('test.py', project / 'work' / 'config.py', project / 'work' / 'epoch_2.pth',
                   '--work-dir', project / 'test')  # fmt: skip
     assert metric(output) == metric(trained)
+
+
+def test_judging_leaves_the_config_that_training_saved(project, trained):
+    """With --tta, or other options, it would be that of another model, and the other tools could not use it."""
+    saved = (project / 'work' / 'config.py').read_bytes()
+    tool('test.py', project / 'work' / 'config.py', project / 'work' / 'epoch_2.pth', '--work-dir', project / 'work',
+         '--cfg-options', 'model.test_cfg.score_thr=0.1')  # fmt: skip
+    assert (project / 'work' / 'config.py').read_bytes() == saved
 
 
 def test_resuming_goes_on_where_it_stopped(project, trained):

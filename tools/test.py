@@ -1,6 +1,22 @@
-"""Judge a detector: mmdet's tools/test.py and its flags."""
+"""Judge a detector: mmdet's tools/test.py and its flags. The config that training saved stays as it is."""
+
+from pathlib import Path
 
 from mmdet_tool import run
+from mmengine.runner import Runner
+
+
+def keep_saved_config() -> None:
+    """Let a run that judges write its config beside others, but not over one: with --tta it is of another model."""
+    dump_config = Runner.dump_config
+
+    def dump_if_new(runner: Runner) -> None:
+        if not Path(runner.work_dir, Path(runner.cfg.filename or '').name).is_file():
+            dump_config(runner)
+
+    Runner.dump_config = dump_if_new
+
 
 if __name__ == '__main__':
+    keep_saved_config()
     run('test.py')
