@@ -33,7 +33,7 @@ class Row:
         command: In tools/, with {places}; mmdet's own by tools/mmdet_tool.py. Empty: `why_not` says why it is not run.
         proof: What it must print (a pattern), or if there is a slash the files that it must leave.
         error: What it prints where it cannot work.
-        needs: A package that is none of ours.
+        needs: A package or program that is none of ours.
         why_not: What is in the way, where it is known, and what to do instead.
     """
 
@@ -68,7 +68,10 @@ ROWS = [
         why_not="ours: mmdet's needs a GPU"),
     Row('`dist_test.sh`', 'dist_test.sh {config} {checkpoint} 2 --work-dir {work}/dist_test', r'coco/bbox_mAP: \d',
         why_not="ours: mmdet's needs a GPU"),
-    Row('`slurm_train.sh`, `slurm_test.sh`', why_not='need slurm'),
+    Row('`slurm_train.sh`', 'slurm_train.sh gpu yolov7 {config} {work}/slurm', '{work}/slurm/epoch_2.pth', needs='srun',
+        why_not="ours, with mmdet's arguments"),
+    Row('`slurm_test.sh`', 'slurm_test.sh gpu yolov7 {config} {checkpoint} --work-dir {work}/slurm_test',
+        r'coco/bbox_mAP: \d', needs='srun', why_not="ours, with mmdet's arguments"),
     host('analysis_tools/analyze_logs.py', 'plot_curve {log} --keys loss --out {work}/loss.png', '{work}/loss.png',
          ' plot_curve', needs='seaborn'),
     host('analysis_tools/analyze_logs.py', 'cal_train_time {log}', 'average iter time', ' cal_train_time',
@@ -148,10 +151,11 @@ def attempt(row: Row, places: dict) -> tuple[str, str, bool]:
     """Run a row; return outcome, what to say about it, and whether it is as it should be."""
     if not row.command:
         return 'not run', row.why_not, True
-    if row.needs and find_spec(row.needs) is None:
-        return 'not run', f'needs `pip install {row.needs}`', True
+    if row.needs and find_spec(row.needs) is None and shutil.which(row.needs) is None:
+        return 'not run', f'needs `{row.needs}`', True
     places['log'] = next(iter(sorted(places['work'].glob('*/vis_data/scalars.json'))), '')
-    environment = {'WANDB_MODE': 'offline', 'PORT': free_port()}
+    # Two processes under slurm, and no network for W&B.
+    environment = {'WANDB_MODE': 'offline', 'PORT': free_port(), 'GPUS': '2', 'GPUS_PER_NODE': '2'}
     failing = bool(row.error) and not ('CUDA' in row.error and torch.cuda.is_available())
     try:
         output = tool(*row.command.format(**places).split(), ok=not failing, **environment)

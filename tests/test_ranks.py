@@ -224,3 +224,33 @@ def test_two_nodes(project):
     assert [node.returncode for node in nodes] == [0, 0], outputs[0][-3000:] + outputs[1][-3000:]
     assert len([record for record in scalars(work_dir) if 'loss' in record]) == 2 * 4  # of 2 x 2 images
     assert torch.load(work_dir / 'epoch_2.pth', weights_only=True)['meta']['iter'] == 8
+
+
+# What slurm does for a job of one node, as far as the tools can see: a process for each task, with numbers.
+SRUN = """#!/usr/bin/env bash
+while [[ $1 == -* ]]; do
+    case $1 in
+        -p) shift ;;
+        --ntasks=*) export SLURM_NTASKS=${1#*=} ;;
+        --ntasks-per-node=*) export SLURM_NTASKS_PER_NODE=${1#*=} ;;
+    esac
+    shift
+done
+export SLURM_NODELIST=here
+for ((i = 0; i < SLURM_NTASKS; i++)); do SLURM_PROCID=$i SLURM_LOCALID=$i "$@" & done
+status=0
+for job in $(jobs -p); do wait "$job" || status=$?; done
+exit "$status"
+"""
+
+
+def test_slurms_launcher(project, tmp_path):
+    for name, text in (('srun', SRUN), ('scontrol', '#!/bin/sh\necho 127.0.0.1\n')):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    places = {'PATH': f'{tmp_path}:{os.environ["PATH"]}', 'MASTER_PORT': free_port()}
+    output = tool('slurm_train.sh', 'gpu', 'yolov7', project / 'config.py', tmp_path / 'work', '--cfg-options',
+                  'train_cfg.max_epochs=1', GPUS='2', GPUS_PER_NODE='2', **places)  # fmt: skip
+    assert output.count('No GPU: training in float32') == 1
+    assert len([record for record in scalars(tmp_path / 'work') if 'loss' in record]) == 4  # 15 images, 2 ranks of 2
+    assert torch.load(tmp_path / 'work' / 'epoch_1.pth', weights_only=True)['meta']['iter'] == 4

@@ -7,6 +7,7 @@ That lets the tools work where mmcv has no compiled ops (mmcv-lite), and distrib
 
 import os
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -34,10 +35,29 @@ def join_processes_without_gpu() -> None:
     import torch.distributed as dist
     from mmengine.device import get_device
 
-    if 'RANK' in os.environ and '--launcher' in sys.argv and get_device() == 'cpu':
+    if not any(argument.split('=')[0] == '--launcher' for argument in sys.argv) or get_device() != 'cpu':
+        return
+    if 'RANK' not in os.environ and 'SLURM_PROCID' in os.environ:
+        use_slurms_numbers()
+    if 'RANK' in os.environ:
         # The processes share the cores; torchrun's default is one thread each.
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get('LOCAL_WORLD_SIZE', 1))))
         dist.init_process_group('gloo')
+
+
+def use_slurms_numbers() -> None:
+    """Give slurm's numbers the names that torch.distributed looks for, as mmengine does where there is a GPU."""
+    nodes = subprocess.run(
+        ['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']], stdout=subprocess.PIPE, text=True, check=True
+    ).stdout.split()
+    os.environ.setdefault('MASTER_ADDR', nodes[0])
+    os.environ.setdefault('MASTER_PORT', '29500')
+    os.environ.update(
+        RANK=os.environ['SLURM_PROCID'],
+        LOCAL_RANK=os.environ['SLURM_LOCALID'],
+        WORLD_SIZE=os.environ['SLURM_NTASKS'],
+        LOCAL_WORLD_SIZE=os.environ.get('SLURM_NTASKS_PER_NODE', os.environ['SLURM_NTASKS']),
+    )
 
 
 def run(tool: str) -> None:
