@@ -11,18 +11,21 @@ ROOT = Path(__file__).parent
 
 
 class BuildWithConfigs(build_py):
-    """Puts configs, tools and model index into the wheel under ``yolov7_simple/.mim``, where mim looks for them.
+    """Puts configs, tools and model index under ``yolov7_simple/.mim``, where mim looks for them.
 
-    An editable install has them beside the package, in the checkout.
+    Into the wheel as files, for an editable install as links to those of the checkout.
     """
 
     def run(self):
-        """Build the package, then copy."""
+        """Build the package, then copy or link."""
         super().run()
-        if self.editable_mode:
-            return
-        mim = Path(self.build_lib) / 'yolov7_simple' / '.mim'
+        mim = (ROOT if self.editable_mode else Path(self.build_lib)) / 'yolov7_simple' / '.mim'
         shutil.rmtree(mim, ignore_errors=True)  # of an earlier build
+        if self.editable_mode:
+            mim.mkdir()
+            for name in ('configs', 'tools', 'model-index.yml'):
+                (mim / name).symlink_to(Path('..', '..', name))
+            return
         for name in ('configs', 'tools'):
             # The demo writes beside its own tree.
             shutil.copytree(ROOT / name, mim / name, ignore=shutil.ignore_patterns('__pycache__', 'demo.py'))

@@ -17,6 +17,7 @@ from test_tools import metric, scalars
 
 import yolov7_simple
 from yolov7_simple import config_path
+from yolov7_simple.mmcv_ext import install
 
 MMDET_TOOLS = Path(mmdet.__file__).parent / '.mim' / 'tools'
 # A config in four lines: where it starts from, classes, data.
@@ -30,29 +31,29 @@ test_evaluator = val_evaluator
 """
 
 
+PIP = [sys.executable, '-m', 'pip', '-q', '--disable-pip-version-check', '--no-input']
+
+
 @pytest.fixture(scope='module')
-def wheel(tmp_path_factory):
-    """A wheel, built from a copy: pip leaves things behind in the folder that it builds in."""
-    folder = tmp_path_factory.mktemp('wheel')
-    source = folder / 'source'
+def source(tmp_path_factory):
+    """A copy of the checkout: pip leaves things behind in the folder that it builds in."""
+    folder = tmp_path_factory.mktemp('source')
     for name in ('yolov7_simple', 'configs', 'tools'):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns('__pycache__'))
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns('__pycache__', '.mim'))
     for name in ('setup.py', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'model-index.yml'):
-        shutil.copy(ROOT / name, source)
-    pip = [sys.executable, '-m', 'pip', '-q', '--disable-pip-version-check', '--no-input']
-    subprocess.run(
-        [*pip, 'wheel', '--no-deps', '--no-build-isolation', '-w', folder, source], check=True, capture_output=True
-    )
-    return next(folder.glob('*.whl'))
+        shutil.copy(ROOT / name, folder)
+    return folder
 
 
 @pytest.fixture(scope='module')
-def site(wheel, tmp_path_factory):
+def site(source, tmp_path_factory):
     """The wheel, installed where nothing else is."""
-    folder = tmp_path_factory.mktemp('site')
-    pip = [sys.executable, '-m', 'pip', '-q', '--disable-pip-version-check', '--no-input']
-    subprocess.run([*pip, 'install', '--no-deps', '--target', folder, wheel], check=True, capture_output=True)
-    return folder
+    folder = tmp_path_factory.mktemp('wheel')
+    build = [*PIP, 'wheel', '--no-deps', '--no-build-isolation', '-w', folder, source]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = folder.glob('*.whl')
+    subprocess.run([*PIP, 'install', '--no-deps', '--target', folder / 'site', wheel], check=True, capture_output=True)
+    return folder / 'site'
 
 
 def python(site, cwd, *arguments):
@@ -90,6 +91,18 @@ def test_wheel_carries_configs_tools_and_model_index(site):
     assert (mim / 'model-index.yml').read_bytes() == (ROOT / 'model-index.yml').read_bytes()
     assert os.access(mim / 'tools' / 'dist_train.sh', os.X_OK)
     assert not list(site.glob('configs')) and not list(site.glob('tools'))
+
+
+def test_an_editable_install_has_them_too(source, tmp_path):
+    # Beside the one that the tests run with, which pip would otherwise take away.
+    install = [*PIP, 'install', '--ignore-installed', '--no-deps', '--no-build-isolation', '--prefix', tmp_path]
+    subprocess.run([*install, '-e', source], check=True, capture_output=True)
+    name = 'yolov7_x_8xb16-300e_coco.py'
+    found = python(source, tmp_path, '-c', f'import yolov7_simple; print(yolov7_simple.config_path({name!r}))')
+    assert found.split()[-1] == str(source / 'configs/yolov7' / name)  # and not the link to it
+    mim = source / 'yolov7_simple' / '.mim'
+    assert (mim / 'configs/yolov7' / name).samefile(source / 'configs/yolov7' / name)
+    assert (mim / 'tools/train.py').is_file() and (mim / 'model-index.yml').is_file()
 
 
 def test_pip_replaces_nothing_of_mmdets(site):
@@ -136,6 +149,10 @@ def test_a_foreign_project_with_the_wheel_alone(site, tmp_path):
     dumped = work / 'mine.py'
     assert '_base_' not in dumped.read_text()
     assert metric(python(site, tmp_path, test, dumped, work / 'epoch_2.pth')) == metric(resumed)
+    # mmdet's own script imports its models before it reads the config: it needs the ops, or our import before that.
+    mmdets = tmp_path / 'test.py'
+    mmdets.write_text(('import yolov7_simple\n' if install() else '') + (MMDET_TOOLS / 'test.py').read_text())
+    assert metric(python(site, tmp_path, mmdets, dumped, work / 'epoch_2.pth')) == metric(resumed)
     name = 'yolov7_l_8xb16-300e_coco.py'
     where = python(site, tmp_path, '-c', f'import yolov7_simple as y; print(y.__file__, y.config_path({name!r}))')
     package = site / 'yolov7_simple'

@@ -71,4 +71,4 @@ def config_path(name: str) -> str:
     configs = {path.name: path for path in sorted((folder / 'configs' / 'yolov7').glob('*.py'))}
     if name not in configs:
         raise FileNotFoundError(f'yolov7_simple has no config {name!r}; it has: {", ".join(configs)}')
-    return str(configs[name])
+    return str(configs[name].resolve())  # of an editable install the file in the checkout, not the link to it
