@@ -1,13 +1,14 @@
-"""README and docs: commands parse, configs build, links lead somewhere, and the way to deployment is run."""
+"""README and docs: commands are run, on tiny sets and models, configs build, and links lead somewhere."""
 
 import ast
 import functools
-import inspect
+import importlib.util
 import json
 import os
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,28 +16,44 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, write_coco
+from mmdet.datasets import CocoDataset
 from mmdet.registry import HOOKS, LOOPS, MODELS, TRANSFORMS
 from mmengine.config import Config
-from test_own_data import SMALL
+from test_own_data import SMALL_OPTIONS
+from test_tools import tool
 from torch.distributed.run import get_args_parser
 
-PAGES = [*sorted(ROOT.glob('*.md')), *sorted((ROOT / 'docs').glob('*.md'))]
+from yolov7_simple.convert import SIZES, original_key
+
+PAGES = [*sorted(ROOT.glob('*.md')), *sorted((ROOT / 'docs').glob('*.md')), ROOT / 'configs/yolov7/README.md']
 FOLDERS = ('configs/', 'docs/', 'requirements/', 'tests/', 'tools/', 'yolov7_simple/')
 BASE = ROOT / 'configs/yolov7/yolov7_tiny_8xb16-300e_coco.py'
+BCCD_CLASSES = ('RBC', 'WBC', 'Platelets')
+NUM_EPOCHS = 2
+# Commands that install, serve a page until they are stopped, or ask for many processes. They are parsed here, and run
+# by .ci/run, test_install.py, test_web_demo.py and test_ranks.py.
+RUN_ELSEWHERE = r'make (demo|test)|\. |pip install|python tools/web_demo\.py|(\w+=\S+ )*tools/(dist|slurm)_\w+\.sh'
 
 
-def blocks(language, pages=PAGES):
-    """The fenced blocks of a language, with the page that each is on."""
-    return [
-        pytest.param(block, id=f'{page.relative_to(ROOT)}-{i}')
-        for page in pages
-        for i, block in enumerate(re.findall(rf'^```{language}\n(.*?)^```', page.read_text(), re.M | re.S))
-    ]
+def name_of(page):
+    return str(page.relative_to(ROOT))
 
 
-def commands(pages=PAGES):
+def blocks(language, page):
+    """The fenced blocks of a language on a page."""
+    return re.findall(rf'^```{language}\n(.*?)^```', page.read_text(), re.M | re.S)
+
+
+def commands(page):
     """The commands in blocks of sh, one a line."""
-    return list(dict.fromkeys(line for block in blocks('sh', pages) for line in block.values[0].splitlines() if line))
+    return [line for block in blocks('sh', page) for line in block.splitlines() if line]
+
+
+def is_run(line):
+    return not re.match(RUN_ELSEWHERE, line)
+
+
+ALL_COMMANDS = list(dict.fromkeys(line for page in PAGES for line in commands(page)))
 
 
 @functools.cache
@@ -47,19 +64,223 @@ def functions(script):
 
 def parse(script, arguments, monkeypatch):
     """Parse arguments with the parser of a tool, or of mmdet's that it runs."""
-    tools_dir = functions(ROOT / 'tools/mmdet_tool.py')['tools_dir']()
     monkeypatch.syspath_prepend(ROOT / 'tools')
-    if script.name == 'mmdet_tool.py':
-        script, arguments = tools_dir / arguments[0], arguments[1:]
     monkeypatch.setattr('sys.argv', [str(script), *arguments])
-    if '--data' in arguments:
-        functions(script)['use_own_data']()  # leaves the rest to mmdet's
-    if 'parse_args' not in functions(script) and (tools_dir / script.name).exists():
-        script = tools_dir / script.name
-    if 'parse_args' not in functions(script):  # it parses in its main
-        assert all(repr(word) in script.read_text() for word in arguments if word.startswith('--')), script
-        return None
+    if 'parse_args' not in functions(script):
+        script = functions(ROOT / 'tools/mmdet_tool.py')['tools_dir']() / script.name
     return functions(script)['parse_args']()
+
+
+def check_launcher(line, tmp_path, monkeypatch):
+    """Run a launcher, with what it starts replaced by echo."""
+    variables = {name for name, value in re.findall(r'(\w+)=(\S+)', line.split(' tools/')[0])}
+    (script,) = (word for word in shlex.split(line) if word.endswith('.sh'))
+    assert not {name for name in variables if name not in (ROOT / script).read_text()}
+    (tmp_path / 'srun').write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / 'srun').chmod(0o755)
+    environment = {**os.environ, 'PYTHON': 'echo', 'PATH': f'{tmp_path}:{os.environ["PATH"]}'}
+    done = subprocess.run(
+        ['bash', '-c', line], cwd=ROOT, env=environment, capture_output=True, text=True, check=True, timeout=60
+    )
+    started = done.stdout.split()
+    (at,) = (i for i, word in enumerate(started) if re.search(r'/tools/(train|test)\.py$', word))
+    if 'dist_' in script:
+        assert started[:2] == ['-m', 'torch.distributed.run']
+        get_args_parser().parse_args(started[2:])
+    parse(Path(started[at]).resolve(), started[at + 1 :], monkeypatch)
+
+
+@pytest.mark.parametrize('line', [line for line in ALL_COMMANDS if not is_run(line)])
+def test_commands_that_are_run_elsewhere_parse(line, tmp_path, monkeypatch):
+    words = shlex.split(line)
+    if any(word.endswith('.sh') for word in words):
+        check_launcher(line, tmp_path, monkeypatch)
+    elif words[0] == 'python':
+        parse(ROOT / words[1], words[2:], monkeypatch)
+    elif words[0] == 'make':
+        for argument in words[1:]:
+            name, is_variable, _ = argument.partition('=')
+            pattern = rf'^{name} \?=' if is_variable else rf'^{argument}:'
+            assert re.search(pattern, (ROOT / 'Makefile').read_text(), re.M), argument
+    elif words[0] == 'pip':
+        known = '\n'.join(path.read_text() for path in ROOT.glob('requirements/*.txt'))
+        for package in (word for word in words[2:] if word not in ('.', '--no-deps')):
+            assert re.search(rf'^{re.escape(package)}\b', known, re.M), package
+    else:
+        assert line == '. .venv/bin/activate'
+
+
+def shrink_configs():
+    """Let every config that this process reads be one of a small model, a short training and no workers.
+
+    Weights of the original come in full size only, so a command that names them keeps the width.
+    """
+    read = Config.fromfile
+    keeps_width = any('yolov7_tiny.pth' in argument for argument in sys.argv)
+
+    def read_small(*args, **kwargs):
+        cfg = read(*args, **kwargs)
+        if 'model' in cfg:
+            options = {
+                key: value
+                for key, value in SMALL_OPTIONS.items()
+                if not (keeps_width and key.startswith(('model.backbone', 'model.neck', 'model.bbox_head')))
+            }
+            cfg.merge_from_dict(options)
+            cfg.train_cfg.update(max_epochs=NUM_EPOCHS, val_interval=NUM_EPOCHS, dynamic_intervals=None)
+            for hook in cfg.custom_hooks:
+                if hook.type == 'LastStageHook':
+                    hook.num_last_epochs = 1
+        return cfg
+
+    Config.fromfile = read_small
+
+
+class Sandbox:
+    """A folder like the checkout of someone with data of COCO, of blood cells and of their own."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        for name in ('tools', 'configs'):
+            (folder / name).symlink_to(ROOT / name)
+        coco, mine = folder / 'data/coco', folder / 'data/mine'
+        write_coco(coco, num_images=4, classes=CocoDataset.METAINFO['classes'])
+        for split in ('train2017', 'val2017'):
+            shutil.copytree(coco / 'images', coco / split)
+            shutil.copy(coco / 'annotations/all.json', coco / f'annotations/instances_{split}.json')
+        # coco_error_analysis wants groups of classes, mmdet#6240.
+        bccd = write_coco(folder / 'data/bccd', classes=BCCD_CLASSES, info={}, licenses=[])
+        bccd['categories'] = [{**one, 'supercategory': 'cell'} for one in bccd['categories']]
+        for split in ('train', 'val', 'test'):
+            (folder / f'data/bccd/annotations/{split}.json').write_text(json.dumps(bccd))
+        (folder / 'data/bccd/annotations/all.json').unlink()
+        write_coco(mine, num_images=4, size=(160, 96))
+        shutil.copy(mine / 'annotations/all.json', mine / 'annotations/train.json')
+        (mine / 'annotations/all.json').rename(mine / 'annotations/val.json')
+        shutil.copy(mine / 'images/0.png', folder / 'photo.jpg')
+        (wide,) = (block for block in blocks('python', ROOT / 'docs/image_sizes.md'))
+        (folder / 'wide.py').write_text(wide)
+
+    def run(self, line):
+        """Run a command; epochs are those of a short training."""
+        line = re.sub(r'epoch_\d+\.pth', f'epoch_{NUM_EPOCHS}.pth', line)
+        words = shlex.split(line)
+        for work_dir in re.findall(r'(?<!--work-dir )\b(work_dirs/[\w-]+)', line):
+            # What another page has made by then.
+            if not (self.folder / work_dir).exists():
+                self.run(next(one for one in ALL_COMMANDS if is_run(one) and is_training(one, work_dir)))
+        if 'yolov7_tiny_coco.pth' in words:
+            weights = MODELS.build(Config.fromfile(BASE).model).state_dict()
+            weights = {original_key(key, SIZES[0]): value for key, value in weights.items()}
+            torch.save({'model': weights}, self.folder / 'yolov7_tiny_coco.pth')
+        if words[:2] == ['make', 'report']:
+            dry = subprocess.run(['make', '-n', *words[1:]], cwd=ROOT, capture_output=True, text=True, check=True)
+            # What make would run, without its environment.
+            words = shlex.split(re.search(r'python -W ignore (tools/\S+ .*)', dry.stdout)[1])
+        elif words[0] == 'sahi':
+            return subprocess.run(
+                [Path(sys.executable).with_name('sahi'), *words[1:]],
+                cwd=self.folder, check=True, capture_output=True, text=True, timeout=300,
+            ).stdout  # fmt: skip
+        else:
+            assert words.pop(0) == 'python', f'tests/test_docs.py does not know how to run: {line}'
+        return tool(words[0].removeprefix('tools/'), *words[1:], cwd=self.folder, before=shrink_configs)
+
+
+def is_training(line, work_dir):
+    """Whether a command is a training that makes this folder."""
+    if not line.startswith('python tools/train.py') or '--resume' in line:
+        return False
+    named = re.search(r'--work-dir (\S+)', line)
+    return work_dir == (named[1] if named else f'work_dirs/{Path(line.split()[2]).stem}')
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)['state_dict']
+
+
+def check_readme(folder, printed):
+    assert json.loads((folder / 'outputs/detections.json').read_text())['images']
+    assert 'coco/bbox_mAP: ' in printed and 'resumed epoch: 2' in printed
+    assert list((folder / 'outputs').rglob('*.png'))
+
+
+def check_deployment(folder, printed):
+    """What was found by PyTorch and by ONNX Runtime, of the same images."""
+    by_torch, by_onnx = (
+        json.loads((folder / 'outputs' / name / 'detections.json').read_text()) for name in ('torch', 'onnx')
+    )
+    assert by_torch['images'] == by_onnx['images'] and len(by_torch['images']) == 4
+    assert by_torch['annotations'] and by_onnx['annotations']  # the export has compared them
+    assert (folder / 'outputs/onnx/pictures').is_dir() and (folder / 'dataset_check/train.png').is_file()
+    assert 'coco/bbox_mAP: ' in printed
+
+
+def check_image_sizes(folder, printed):
+    assert 'img_size: ' in printed and 'input batch x 3 x 384 x 640' in printed
+    assert (folder / 'outputs/pictures/photo.jpg').is_file()
+    assert 'in the form of COCO, 2 classes: box, disc' in printed
+
+
+def check_training(folder, printed):
+    """The last run is that with a frozen backbone: it stays as it was loaded, statistics and all; the neck learns."""
+    work_dir = folder / 'work_dirs/yolov7_tiny_8xb16-300e_coco_mine'
+    before, after = weights(folder / 'yolov7_tiny.pth'), weights(work_dir / f'epoch_{NUM_EPOCHS}.pth')
+    changed = {key.split('.')[0] for key, value in after.items() if not torch.equal(value, before[key])}
+    assert changed == {'neck', 'bbox_head'}
+    assert 'Other classes than in the checkpoint' in printed
+
+
+def check_understand(folder, printed):
+    for name in ('work_dirs/bccd/report.html', 'bccd.html', 'yolov7_tiny_1xb8-40e_bccd_schedule.html'):
+        assert '</html>' in (folder / name).read_text()
+    assert list((folder / 'work_dirs/bccd/errors').rglob('*.png'))
+
+
+CHECKS = {
+    'README.md': check_readme,
+    'docs/deployment.md': check_deployment,
+    'docs/image_sizes.md': check_image_sizes,
+    'docs/training.md': check_training,
+    'docs/understand.md': check_understand,
+}
+
+
+@pytest.mark.parametrize('page', [page for page in PAGES if any(map(is_run, commands(page)))], ids=name_of)
+def test_commands_run_one_after_the_other(page, tmp_path, monkeypatch):
+    lines = [line for line in commands(page) if is_run(line)]
+    if importlib.util.find_spec('sahi') is None:
+        lines = [line for line in lines if 'sahi' not in line and '--slice' not in line and 'pieces' not in line]
+    sandbox = Sandbox(tmp_path)
+    printed = '\n'.join(map(sandbox.run, lines))
+    # A warning that is ours is one too many.
+    assert 'yolov7_simple/' not in ''.join(line for line in printed.splitlines() if 'Warning' in line)
+    if name_of(page) in CHECKS:
+        CHECKS[name_of(page)](tmp_path, printed)
+    monkeypatch.chdir(tmp_path)
+    for block in blocks('python', page):
+        if re.search('^(import|from) ', block, re.M):
+            exec(compile(re.sub(r'epoch_\d+', f'epoch_{NUM_EPOCHS}', block), name_of(page), 'exec'), {})
+
+
+@pytest.mark.parametrize('line', [line for line in ALL_COMMANDS if '--cfg-options' in line])
+def test_options_are_of_the_config(line):
+    """mmengine takes any name, so that a typo would change nothing."""
+    words = shlex.split(line)
+    config = ROOT / words[2]
+    cfg = Config.fromfile(config if config.exists() else BASE)
+    for option in words[words.index('--cfg-options') + 1 :]:
+        parent = cfg
+        *names, last = option.split('=')[0].split('.')
+        if names[:1] in (['default_hooks'], ['randomness']):
+            continue  # a new one
+        for name in names:
+            parent = parent[int(name) if name.isdigit() else name]
+        assert last in parent or (last in NEW_OPTIONS), option
+
+
+# Of mmengine's and mmdet's own parts, which have defaults for them.
+NEW_OPTIONS = ('dtype', 'frozen_stages', 'outfile_prefix')
 
 
 def build(cfg):
@@ -77,73 +298,12 @@ def build(cfg):
         assert LOOPS.get(loop.type), loop.type
 
 
-def check_launcher(line, words, tmp_path, monkeypatch):
-    """Run a launcher, with what it starts replaced by echo."""
-    variables = {name for name, value in re.findall(r'(\w+)=(\S+)', line.split(' tools/')[0])}
-    (script,) = (word for word in words if word.endswith('.sh'))
-    assert not {name for name in variables if name not in (ROOT / script).read_text()}
-    (tmp_path / 'srun').write_text('#!/bin/sh\necho "$@"\n')
-    (tmp_path / 'srun').chmod(0o755)
-    environment = {**os.environ, 'PYTHON': 'echo', 'PATH': f'{tmp_path}:{os.environ["PATH"]}'}
-    done = subprocess.run(
-        ['bash', '-c', line], cwd=ROOT, env=environment, capture_output=True, text=True, check=True, timeout=60
-    )
-    started = done.stdout.split()
-    (at,) = (i for i, word in enumerate(started) if re.search(r'/tools/(train|test)\.py$', word))
-    if 'dist_' in script:
-        assert started[:2] == ['-m', 'torch.distributed.run']
-        get_args_parser().parse_args(started[2:])
-    return parse(Path(started[at]).resolve(), started[at + 1 :], monkeypatch)
+PYTHON_BLOCKS = [
+    pytest.param(block, id=f'{name_of(page)}-{i}') for page in PAGES for i, block in enumerate(blocks('python', page))
+]
 
 
-def check_others(words):
-    """Check a command that is not of our tools."""
-    name, *arguments = words
-    flags = [word.lstrip('-').split('=')[0] for word in arguments if word.startswith('--')]
-    if name == 'make':
-        for argument in arguments:
-            name, is_variable, _ = argument.partition('=')
-            pattern = rf'^{name} \?=|\$\({name}\)' if is_variable else rf'^{argument}:'
-            assert re.search(pattern, (ROOT / 'Makefile').read_text(), re.M), argument
-    elif name == 'pip' and arguments[0] == 'install':
-        known = '\n'.join(path.read_text() for path in ROOT.glob('requirements/*.txt'))
-        for package in (word for word in arguments[1:] if word not in ('.', '--no-deps')):
-            assert re.search(rf'^{re.escape(package)}\b', known, re.M), package
-    elif words[:3] == ['sahi', 'coco', 'slice']:
-        from sahi.scripts.slice_coco import slicer
-
-        assert set(flags) <= set(inspect.signature(slicer).parameters)
-    else:
-        pytest.fail(f'tests/test_docs.py does not know how to check: {shlex.join(words)}')
-
-
-@pytest.mark.parametrize('line', commands())
-def test_commands_parse(line, tmp_path, monkeypatch):
-    stub = type('Data', (), {'root': '', 'form': '', 'classes': (), 'splits': {}})
-    monkeypatch.setattr('yolov7_simple.own_config.own_config', lambda config, *_: (config, stub, ''))
-    words = shlex.split(line)
-    for word in words:
-        path = word.split('=')[-1]
-        assert not path.startswith(FOLDERS) or (ROOT / path).exists(), f'{path} is not there'
-    args = None
-    if any(word.endswith('.sh') for word in words):
-        args = check_launcher(line, words, tmp_path, monkeypatch)
-    elif words[0] == 'python' and words[1].startswith('tools/'):
-        args = parse(ROOT / words[1], words[2:], monkeypatch)
-    else:
-        check_others(words)
-    if getattr(args, 'cfg_options', None):
-        config = ROOT / args.config
-        cfg = Config.fromfile(config if config.exists() else BASE)
-        for key in args.cfg_options:
-            parent = cfg
-            for name in key.split('.')[:-1] if not key.startswith(('default_hooks.', 'randomness.')) else ():
-                parent = parent[int(name) if name.isdigit() else name]  # a typo has no parent
-        cfg.merge_from_dict(args.cfg_options)
-        build(cfg)
-
-
-@pytest.mark.parametrize('block', blocks('python'))
+@pytest.mark.parametrize('block', PYTHON_BLOCKS)
 def test_python_builds_or_imports(block, tmp_path):
     if re.search('^(import|from) ', block, re.M):
         imports = [node for node in ast.parse(block).body if isinstance(node, (ast.Import, ast.ImportFrom))]
@@ -161,7 +321,7 @@ def anchors(page):
     return {re.sub(r'[^\w\- ]', '', heading.lower()).replace(' ', '-') for heading in headings}
 
 
-@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize('page', PAGES, ids=name_of)
 def test_links_and_paths_lead_somewhere(page):
     text = page.read_text()
     for link in re.findall(r'\[[^\]]*\]\(([^)\s]+)\)', text):
@@ -190,75 +350,3 @@ def test_the_drawing_has_the_networks_shapes():
     names += ('bottom_up_p5', 'out_p3', 'out_p4', 'out_p5')
     expected = [(3, 640, 640), *(tuple(shapes[name]) for name in names)]
     assert sorted(tuple(map(int, shape)) for shape in drawn) == sorted(expected)
-
-
-# Runs each command in a process of its own, which has everything imported already.
-RUNNER = """
-import json, os, runpy, sys, traceback
-import yolov7_simple
-import mmdet.apis, mmengine.runner, onnx, onnxruntime
-for words in json.loads(sys.stdin.read()):
-    sys.stdout.flush()
-    pid = os.fork()
-    if not pid:
-        status = 1
-        try:
-            if words[0].endswith('.py'):
-                sys.argv, sys.path[0] = words, os.path.dirname(os.path.realpath(words[0]))
-                runpy.run_path(words[0], run_name='__main__')
-            else:
-                exec(words[0])
-            status = 0
-        except SystemExit as end:
-            status = 1 if end.code else 0
-            print(end.code)
-        except BaseException:
-            traceback.print_exc()
-        finally:  # without the clean-up of libraries whose threads are the parent's
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
-    if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
-        sys.exit(f'failed: {words}')
-"""
-
-
-def test_from_label_to_deployment(tmp_path):
-    """What docs/deployment.md types, on images that are not square, with a frozen backbone."""
-    page = ROOT / 'docs/deployment.md'
-    (whole_way,) = (block.values[0] for block in blocks('sh', [page]) if 'onnx_detect.py' in block.values[0])
-    lines = [shlex.split(line.replace('epoch_50', 'epoch_2'))[1:] for line in whole_way.splitlines()]
-    tools = [Path(words[0]).name for words in lines]
-    assert tools == ['check_dataset.py', 'train.py', 'test.py', 'detect.py', 'export_onnx.py', 'onnx_detect.py']
-    train = lines[1]
-    train[1], train[train.index('--epochs') + 1] = 'wide.py', '2'
-    train += [*SMALL, 'model.backbone.frozen_stages=4']
-    lines += [[block.values[0].replace('epoch_50', 'epoch_2')] for block in blocks('python', [page])]
-
-    write_coco(tmp_path / 'data/mine', size=(160, 96))
-    annotations = tmp_path / 'data/mine/annotations'
-    (annotations / 'all.json').rename(annotations / 'train.json')
-    (tmp_path / 'photo.jpg').write_bytes((tmp_path / 'data/mine/images/0.png').read_bytes())
-    (wide,) = (block.values[0] for block in blocks('python', [ROOT / 'docs/image_sizes.md']))
-    (tmp_path / 'wide.py').write_text(wide)
-    (tmp_path / 'tools').symlink_to(ROOT / 'tools')
-    done = subprocess.run(
-        [sys.executable, '-c', RUNNER], input=json.dumps(lines), cwd=tmp_path, check=False, timeout=600, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-4000:]
-    assert 'img_size: ' in done.stdout and 'coco/bbox_mAP: ' in done.stdout
-    assert 'input batch x 3 x 384 x 640' in done.stdout
-
-    first, second = (torch.load(tmp_path / f'work_dirs/mine/epoch_{i}.pth', weights_only=True) for i in (1, 2))
-    same = {key for key, value in first['state_dict'].items() if torch.equal(value, second['state_dict'][key])}
-    assert {key for key in first['state_dict'] if key.startswith('backbone.')} <= same
-    assert not {key for key in first['state_dict'] if key.startswith('neck.')} <= same  # the neck learns
-
-    by_torch, by_onnx = (
-        json.loads((tmp_path / 'outputs' / name / 'detections.json').read_text()) for name in ('torch', 'onnx')
-    )
-    assert by_torch['images'] == by_onnx['images'] and len(by_torch['images']) == 8
-    assert by_torch['annotations'] and by_onnx['annotations']  # the export has compared them
-    assert (tmp_path / 'outputs/onnx/pictures').is_dir() and (tmp_path / 'dataset_check/train.png').is_file()
