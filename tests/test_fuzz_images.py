@@ -19,7 +19,6 @@ from yolov7_simple.images import CheckImageFile, DamagedImageError, image_size, 
 from yolov7_simple.transforms import MosaicAffineMixUp
 
 NUM_FILES = int(os.environ.get('YOLOV7_FUZZ', 0))
-FORMATS = ('JPEG', 'PNG', 'BMP', 'TIFF', 'WEBP', 'GIF', 'PPM')
 OTHERS = (
     b'',
     b'\xff\xd8',
@@ -43,6 +42,12 @@ def encode(format, rng):
     buffer = io.BytesIO()
     Image.fromarray(smooth).save(buffer, format)
     return buffer.getvalue()
+
+
+FORMATS = ['JPEG', 'PNG', 'BMP', 'TIFF', 'WEBP', 'PPM']
+# OpenCV 5 reads it, 4.11 does not.
+if cv2.imdecode(np.frombuffer(encode('GIF', np.random.default_rng(0)), np.uint8), cv2.IMREAD_COLOR) is not None:
+    FORMATS.append('GIF')
 
 
 @st.composite

@@ -104,10 +104,6 @@ class _Cells(NamedTuple):
     def num_cells(self) -> int:
         return self.boxes.shape[2]
 
-    @property
-    def num_classes(self) -> int:
-        return self.levels[0].shape[1]
-
     def tiles(self, size: int) -> Iterator[tuple[int, _Cells]]:
         """Walk the cells: the number of the first, and up to ``size`` of them, which are of one level."""
         first = 0
@@ -229,7 +225,7 @@ class BatchSimOTAAssigner:
         # Padding has no IoU with any cell; without this its cost is infinite.
         iou_eps = gt_mask.unsqueeze(-1) * IOU_EPS  # (B, G, 1)
         # Small pieces stay in cache; topk is fastest from 64 times its k on.
-        tile_size = self.tile_size // (num_images * max(num_gts, cells.num_classes, 1))
+        tile_size = self.tile_size // (num_images * max(num_gts, cells.levels[0].shape[1], 1))
         tile_size = max(tile_size, min(4 * tile_size, 64 * self.candidate_topk), self.candidate_topk)
 
         top_ious, top_ranks, top_cells, cheapest = [], [], [], []

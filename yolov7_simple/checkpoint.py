@@ -94,7 +94,8 @@ def read_checkpoint(filename: str | Path, map_location: Any = 'cpu') -> Any:
         return torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:  # whatever unpickling meets
         # torch's message is long, and recommends to switch the safety off.
-        reason = str(error).split('Check the documentation')[0].split('Please use')[0].strip()
+        reason = str(error).split('Check the documentation')[0].split('Please use')[0]
+        reason = reason.split('WeightsUnpickler error:')[-1].strip()
         raise CheckpointError(
             f'{path}: not a checkpoint that can be read safely, it is damaged or holds what no checkpoint needs: '
             f'{(reason.splitlines() or [type(error).__name__])[-1]}'
