@@ -114,8 +114,9 @@ ROWS = [
            '{work}/TensorboardVisBackend/*/vis_data/events*', needs='tensorboard'),
     option('WandbVisBackend', 'visualizer.vis_backends.0.type=WandbVisBackend',
            '{work}/WandbVisBackend/*/vis_data/wandb/offline*', needs='wandb'),
-    option('MLflowVisBackend', 'visualizer.vis_backends.0.type=MLflowVisBackend',
-           '{work}/MLflowVisBackend/*/vis_data/mlruns', needs='mlflow'),
+    option('MLflowVisBackend', 'visualizer.vis_backends.0.type=MLflowVisBackend '
+           'visualizer.vis_backends.0.tracking_uri=sqlite:///{work}/mlflow.db', '{work}/mlflow.db', needs='mlflow',
+           why_not="with `tracking_uri='sqlite:///mlflow.db'`: mlflow 3.17 refuses folders, mmengine's default"),
     Row('`DetInferencer`', 'detect.py {config} {checkpoint} {images}/0.png --out-dir {work}/found',
         '{work}/found/detections.json', why_not='as `tools/detect.py` calls it'),
 ]  # fmt: skip
@@ -158,7 +159,7 @@ def attempt(row: Row, places: dict) -> tuple[str, str, bool]:
     environment = {'WANDB_MODE': 'offline', 'PORT': free_port(), 'GPUS': '2', 'GPUS_PER_NODE': '2'}
     failing = bool(row.error) and not ('CUDA' in row.error and torch.cuda.is_available())
     try:
-        output = tool(*row.command.format(**places).split(), ok=not failing, **environment)
+        output = tool(*row.command.format(**places).split(), ok=not failing, cwd=places['work'], **environment)
     except AssertionError as error:
         return '**fails**', str(error).strip().splitlines()[-1][:200], False
     proof = (row.error if failing else row.proof).format(**places)

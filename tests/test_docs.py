@@ -111,7 +111,7 @@ def test_commands_that_are_run_elsewhere_parse(line, tmp_path, monkeypatch):
 
 
 def shrink_configs():
-    """Let every config that this process reads be one of a small model, a short training and no workers.
+    """Let every config that this process reads be one of a small model and images, a short training and no workers.
 
     Weights of the original come in full size only, so a command that names them keeps the width.
     """
@@ -127,6 +127,12 @@ def shrink_configs():
                 if not (keeps_width and key.startswith(('model.backbone', 'model.neck', 'model.bbox_head')))
             }
             cfg.merge_from_dict(options)
+            mosaic = cfg.train_dataloader.dataset.pipeline[0]
+            if tuple(mosaic.img_scale) == (640, 640):  # a quarter of the time
+                mosaic.img_scale = (320, 320)
+                cfg.model.data_preprocessor.batch_augments[0].random_size_range = (160, 320)
+                for loader in (cfg.val_dataloader, cfg.test_dataloader):
+                    loader.dataset.pipeline[2].scale = (320, 320)
             cfg.train_cfg.update(max_epochs=NUM_EPOCHS, val_interval=NUM_EPOCHS, dynamic_intervals=None)
             for hook in cfg.custom_hooks:
                 if hook.type == 'LastStageHook':
