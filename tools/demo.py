@@ -155,10 +155,9 @@ def main() -> None:
         f'  {WORK_DIR}/detections.png   what is there (left of each pair) and what was found (right)\n'
         f'  {WORK_DIR}/curves.png       losses and mAP\n'
         f'  {pictures.relative_to(ROOT)}/   a picture of each held-out image\n'
-        "Next, train on your own data: put it in COCO's form, copy configs/yolov7/yolov7_tiny_1xb8-40e_bccd.py, set\n"
-        'data_root, classes and num_classes in it, and type\n'
+        'Next, a folder of your own, images with labels of COCO, YOLO, VOC or labelme:\n'
         f'  {Path(sys.executable).relative_to(ROOT) if Path(sys.executable).is_relative_to(ROOT) else "python"}'
-        ' tools/train.py YOUR_CONFIG.py'
+        ' tools/train.py configs/yolov7/yolov7_tiny_1xb8-40e_bccd.py --data YOUR_FOLDER'
     )
 
 
