@@ -23,8 +23,11 @@ class BuildWithConfigs(build_py):
         shutil.rmtree(mim, ignore_errors=True)  # of an earlier build
         if self.editable_mode:
             mim.mkdir()
-            for name in ('configs', 'tools', 'model-index.yml'):
-                (mim / name).symlink_to(Path('..', '..', name))
+            try:
+                for name in ('configs', 'tools', 'model-index.yml'):
+                    (mim / name).symlink_to(Path('..', '..', name))
+            except OSError:  # no links on this file system, or no permission; `config_path` finds the checkout's
+                shutil.rmtree(mim)
             return
         for name in ('configs', 'tools'):
             # The demo writes beside its own tree.

@@ -16,8 +16,7 @@ from test_own_data import SMALL
 from test_tools import metric, scalars
 
 import yolov7_simple
-from yolov7_simple import config_path
-from yolov7_simple.mmcv_ext import install
+from yolov7_simple import config_path, mmcv_ext
 
 MMDET_TOOLS = Path(mmdet.__file__).parent / '.mim' / 'tools'
 # A config in four lines: where it starts from, classes, data.
@@ -151,7 +150,7 @@ def test_a_foreign_project_with_the_wheel_alone(site, tmp_path):
     assert metric(python(site, tmp_path, test, dumped, work / 'epoch_2.pth')) == metric(resumed)
     # mmdet's own script imports its models before it reads the config: it needs the ops, or our import before that.
     mmdets = tmp_path / 'test.py'
-    mmdets.write_text(('import yolov7_simple\n' if install() else '') + (MMDET_TOOLS / 'test.py').read_text())
+    mmdets.write_text(('import yolov7_simple\n' if mmcv_ext.install() else '') + (MMDET_TOOLS / 'test.py').read_text())
     assert metric(python(site, tmp_path, mmdets, dumped, work / 'epoch_2.pth')) == metric(resumed)
     name = 'yolov7_l_8xb16-300e_coco.py'
     where = python(site, tmp_path, '-c', f'import yolov7_simple as y; print(y.__file__, y.config_path({name!r}))')

@@ -5,6 +5,7 @@ Example: ``python tools/mmdet_tool.py analysis_tools/browse_dataset.py CONFIG``
 That lets the tools work where mmcv has no compiled ops (mmcv-lite), and distributed ones on machines without a GPU.
 """
 
+import argparse
 import os
 import runpy
 import subprocess
@@ -35,9 +36,12 @@ def join_processes_without_gpu() -> None:
     import torch.distributed as dist
     from mmengine.device import get_device
 
-    if not any(argument.split('=')[0] == '--launcher' for argument in sys.argv) or get_device() != 'cpu':
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument('--launcher', default='none')  # of mmdet's tools
+    launcher = parser.parse_known_args()[0].launcher
+    if launcher == 'none' or get_device() != 'cpu':
         return
-    if 'RANK' not in os.environ and 'SLURM_PROCID' in os.environ:
+    if launcher == 'slurm' and 'SLURM_PROCID' in os.environ:
         use_slurms_numbers()
     if 'RANK' in os.environ:
         # The processes share the cores; torchrun's default is one thread each.
