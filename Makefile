@@ -26,7 +26,7 @@ test: $(VENV)/.installed
 
 report: $(if $(WORK_DIR),$(VENV)/.installed)
 	@test -n "$(WORK_DIR)" || { echo 'Of which run? make report WORK_DIR=work_dirs/NAME, the folder that training wrote.'; exit 1; }
-	@$(BIN)/python -W ignore tools/analysis_tools/report.py "$(WORK_DIR)"
+	@$(BIN)/python -W ignore tools/report.py "$(WORK_DIR)"
 
 lint: $(VENV)/.installed
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .

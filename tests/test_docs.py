@@ -19,10 +19,10 @@ from mmdet.datasets import CocoDataset
 from mmdet.registry import HOOKS, LOOPS, MODELS, TRANSFORMS
 from mmengine.config import Config
 from test_own_data import SMALL_OPTIONS
-from test_tools import tool
+from tool_runs import tool
 from torch.distributed.run import get_args_parser
 
-from yolov7_simple.convert import SIZES, original_key
+from yolov7_simple.models.rtodlab import SIZES, original_key
 
 PAGES = [*sorted(ROOT.glob('*.md')), *sorted((ROOT / 'docs').glob('*.md')), ROOT / 'configs/yolov7/README.md']
 FOLDERS = ('configs/', 'docs/', 'requirements/', 'tests/', 'tools/', 'yolov7_simple/')

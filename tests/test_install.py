@@ -13,7 +13,7 @@ from conftest import ROOT, write_coco
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from test_own_data import SMALL
-from test_tools import metric, scalars
+from tool_runs import metric, scalars
 
 import yolov7_simple
 from yolov7_simple import config_path, mmcv_ext

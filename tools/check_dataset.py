@@ -29,12 +29,12 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import init_default_scope
 from mmengine.utils import track_parallel_progress
 
-from yolov7_simple.annotations import read_json
-from yolov7_simple.dataset import CheckedCocoDataset
-from yolov7_simple.errors import UserError
-from yolov7_simple.images import DamagedImageError, read_image
-from yolov7_simple.inference import load_config
-from yolov7_simple.pictures import InputError, make_folder
+from yolov7_simple.apis.inference import load_config
+from yolov7_simple.datasets.annotation_checks import read_json
+from yolov7_simple.datasets.coco import CheckedCocoDataset
+from yolov7_simple.datasets.loading import decode_image
+from yolov7_simple.runtime.errors import DamagedImageError, InputError, UserError
+from yolov7_simple.runtime.files import make_folder
 
 MAX_BARS = 30
 SMALL, LARGE = 32, 96  # sides of COCO's small and large objects, in pixels
@@ -84,7 +84,7 @@ def image_problem(item: tuple[str, int, int], backend_args: dict | None) -> str 
     """Read an image; tell what is wrong with it."""
     path, width, height = item
     try:
-        found = read_image(path, backend_args=backend_args).shape[1::-1]
+        found = decode_image(path, backend_args=backend_args).shape[1::-1]
     except DamagedImageError as error:
         return str(error)
     if found != (width, height):

@@ -25,26 +25,22 @@ from mmdet.apis import DetInferencer
 from numpy.typing import NDArray
 from rich.progress import Progress
 
-from yolov7_simple.errors import UserError
-from yolov7_simple.fast import speed_up
-from yolov7_simple.inference import class_names, load_inferencer
-from yolov7_simple.pictures import (
+from yolov7_simple.runtime.errors import UserError
+from yolov7_simple.models.fast import speed_up
+from yolov7_simple.apis.inference import class_names, load_inferencer
+from yolov7_simple.runtime.files import (
     IMAGE_SUFFIXES,
-    MAX_MEGAPIXELS,
     VIDEO_SUFFIXES,
-    CocoResults,
-    InputError,
-    check_size,
-    draw_detections,
     find_inputs,
     make_folder,
-    picture_path,
-    read_image,
     replacing,
     result_names,
-    write_image,
     write_json,
 )
+from yolov7_simple.runtime.images import MAX_MEGAPIXELS, check_size, read_image, write_image
+from yolov7_simple.runtime.results import CocoResults, picture_path
+from yolov7_simple.runtime.errors import InputError
+from yolov7_simple.runtime.drawing import draw_detections
 
 # Boxes (N, 4), xyxy in pixels, scores (N,) and labels (N,), best first.
 Found = tuple[NDArray, NDArray, NDArray]

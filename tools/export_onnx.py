@@ -21,22 +21,15 @@ import torch
 from mmengine.config import Config
 from numpy.typing import NDArray
 
-from yolov7_simple.errors import UserError
-from yolov7_simple.export import (
-    DEFAULT_OPSET,
-    MAX_OPSET,
-    MIN_OPSET,
-    DeployGraph,
-    ExportError,
-    build_metadata,
-    default_size,
-    export_onnx,
-    read_preprocessing,
-)
-from yolov7_simple.export_check import check_export
-from yolov7_simple.inference import class_names, load_inferencer
-from yolov7_simple.onnx_detector import OnnxDetector
-from yolov7_simple.pictures import IMAGE_SUFFIXES, InputError, check_writable, find_inputs, read_image, replacing
+from yolov7_simple.runtime.errors import UserError
+from yolov7_simple.deploy.export import DEFAULT_OPSET, MAX_OPSET, MIN_OPSET, DeployGraph, ExportError, export_onnx
+from yolov7_simple.deploy.metadata import build_metadata, default_size, read_preprocessing
+from yolov7_simple.deploy.check import check_export
+from yolov7_simple.apis.inference import class_names, load_inferencer
+from yolov7_simple.runtime.onnx_detector import OnnxDetector
+from yolov7_simple.runtime.files import IMAGE_SUFFIXES, check_writable, find_inputs, replacing
+from yolov7_simple.runtime.errors import InputError
+from yolov7_simple.runtime.images import read_image
 
 
 def parse_args() -> argparse.Namespace:

@@ -15,8 +15,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import yolov7_simple  # noqa: F401  (before mmdet: it stands in for missing mmcv ops)
-from yolov7_simple.checkpoint import CAN_READ_SAFELY
-from yolov7_simple.errors import UserError
+from yolov7_simple.runtime.errors import UserError
+from yolov7_simple.utils.checkpoint import CAN_READ_SAFELY
 
 
 def tools_dir() -> Path:

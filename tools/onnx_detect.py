@@ -29,21 +29,12 @@ def import_without_torch() -> None:
 
 import_without_torch()
 
-from yolov7_simple.onnx_detector import OnnxDetector  # noqa: E402
-from yolov7_simple.pictures import (  # noqa: E402
-    IMAGE_SUFFIXES,
-    MAX_MEGAPIXELS,
-    CocoResults,
-    InputError,
-    draw_detections,
-    find_inputs,
-    make_folder,
-    picture_path,
-    read_image,
-    result_names,
-    write_image,
-    write_json,
-)
+from yolov7_simple.runtime.drawing import draw_detections
+from yolov7_simple.runtime.errors import InputError
+from yolov7_simple.runtime.files import IMAGE_SUFFIXES, find_inputs, make_folder, result_names, write_json
+from yolov7_simple.runtime.images import MAX_MEGAPIXELS, read_image, write_image
+from yolov7_simple.runtime.onnx_detector import OnnxDetector  # noqa: E402
+from yolov7_simple.runtime.results import CocoResults, picture_path
 
 
 def parse_args() -> argparse.Namespace:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from mmdet_tool import run
 
-from yolov7_simple.inference import CheckpointError
-from yolov7_simple.own_config import own_config
-from yolov7_simple.pictures import InputError
+from yolov7_simple.own_data.config import own_config
+from yolov7_simple.runtime.errors import InputError
+from yolov7_simple.utils.checkpoint import CheckpointError
 
 
 def use_own_data() -> None:

@@ -1,57 +1,82 @@
 """YOLOv7 without tricks, for MMDetection: importing this package registers all of it in mmdet's registries."""
 
+from __future__ import annotations
+
+import importlib.util
+import os
 from pathlib import Path
 
-from . import mmcv_ext
-
-# First of all: without it mmdet's models cannot be imported where mmcv has no compiled ops.
-mmcv_ext.install()
-
-from .assigner import BatchSimOTAAssigner  # noqa: E402
-from .backbone import ELANNet  # noqa: E402
-from .checkpoint import CheckpointCheckHook, allow_mmengine_checkpoints  # noqa: E402
-from .dataset import CheckedCocoDataset  # noqa: E402
-from .fast import FastInferenceHook  # noqa: E402
-from .faster_coco import ExactFasterCocoMetric  # noqa: E402
-from .head import YOLOv7SimpleHead  # noqa: E402
-from .hooks import DeviceAwareDistributedDataParallel, DeviceAwareOptimWrapperConstructor, LastStageHook, MixDatasetHook  # noqa: E402
-from .images import CheckImageFile  # noqa: E402
-from .loops import LossValLoop, ResumableTrainLoop  # noqa: E402
-from .mix_dataset import SeededMixDataset  # noqa: E402
-from .multi_scale import BatchMultiScale  # noqa: E402
-from .neck import ELANPAFPN  # noqa: E402
-from .safety import NonFiniteLossHook, SafeCheckpointHook  # noqa: E402
-from .transforms import MosaicAffineMixUp, RandomHSVGain  # noqa: E402
-from .visualizer import ReadableDetVisualizer  # noqa: E402
-
-allow_mmengine_checkpoints()
-
 __version__ = '0.1.0'
-__all__ = [
-    'ELANPAFPN',
-    'BatchMultiScale',
-    'BatchSimOTAAssigner',
-    'CheckImageFile',
-    'CheckedCocoDataset',
-    'CheckpointCheckHook',
-    'DeviceAwareDistributedDataParallel',
-    'DeviceAwareOptimWrapperConstructor',
-    'ELANNet',
-    'ExactFasterCocoMetric',
-    'FastInferenceHook',
-    'LastStageHook',
-    'LossValLoop',
-    'MixDatasetHook',
-    'MosaicAffineMixUp',
-    'NonFiniteLossHook',
-    'RandomHSVGain',
-    'ReadableDetVisualizer',
-    'ResumableTrainLoop',
-    'SafeCheckpointHook',
-    'SeededMixDataset',
-    'YOLOv7SimpleHead',
-    'config_path',
-]
+
+# Where each registered class is; `yolov7_simple.ELANNet` is the class itself.
+_CLASSES = {
+    'BatchMultiScale': 'models.multi_scale',
+    'BatchSimOTAAssigner': 'models.assigner',
+    'CheckImageFile': 'datasets.loading',
+    'CheckedCocoDataset': 'datasets.coco',
+    'CheckpointCheckHook': 'engine.hooks',
+    'DeviceAwareDistributedDataParallel': 'engine.without_gpu',
+    'DeviceAwareOptimWrapperConstructor': 'engine.without_gpu',
+    'ELANNet': 'models.backbone',
+    'ELANPAFPN': 'models.neck',
+    'ExactFasterCocoMetric': 'evaluation',
+    'FastInferenceHook': 'engine.hooks',
+    'LastStageHook': 'engine.hooks',
+    'LossValLoop': 'engine.loops',
+    'MixDatasetHook': 'engine.hooks',
+    'MosaicAffineMixUp': 'datasets.mosaic',
+    'NonFiniteLossHook': 'engine.hooks',
+    'RandomHSVGain': 'datasets.mosaic',
+    'ReadableDetVisualizer': 'visualization',
+    'ResumableTrainLoop': 'engine.loops',
+    'SafeCheckpointHook': 'engine.safe_checkpoint',
+    'SeededMixDataset': 'datasets.mix_dataset',
+    'YOLOv7SimpleHead': 'models.head',
+}
+__all__ = [*_CLASSES, 'config_path']
+
+
+def _change_process() -> None:
+    """Do all that importing this package changes in the process; nothing else in it does.
+
+    1. ``mmcv._ext`` gets a stand-in where mmcv has no compiled ops, before anything imports mmdet's models.
+    2. The classes of ``__all__`` enter mmdet's registries.
+    3. ``torch.load`` and mmengine's loader read mmengine's own checkpoints with ``weights_only`` on.
+    4. mmengine gets a file backend of our own, which checkpoints are written through.
+    5. Two warnings that say nothing are filtered: Pillow's on odd files, and torch's on mmdet's use of meshgrid.
+    """
+    from .ops import mmcv_ext
+
+    mmcv_ext.install()
+    for name, module in _CLASSES.items():
+        globals()[name] = getattr(importlib.import_module(f'.{module}', __name__), name)
+
+    import warnings
+
+    from mmengine.fileio import register_backend
+
+    from .engine.safe_checkpoint import BACKEND, AtomicLocalBackend
+    from .utils.checkpoint import allow_mmengine_checkpoints
+
+    allow_mmengine_checkpoints()
+    register_backend(BACKEND, AtomicLocalBackend, force=True)
+    warnings.filterwarnings('ignore', module=r'PIL\.')
+    warnings.filterwarnings('ignore', message='torch.meshgrid: in an upcoming release')
+
+
+# Without mmdet, or where only the runtime is asked for, `yolov7_simple.runtime` is all that can be imported from here:
+# nothing is registered, and torch stays out, which takes seconds to import.
+if importlib.util.find_spec('mmdet') is not None and not os.environ.get('YOLOV7_SIMPLE_RUNTIME_ONLY'):
+    _change_process()
+
+
+def __getattr__(name: str) -> object:
+    if name in _CLASSES:
+        raise ImportError(
+            f'yolov7_simple.{name} needs mmdet, which is not installed here, or YOLOV7_SIMPLE_RUNTIME_ONLY is set; '
+            'yolov7_simple.runtime works without'
+        )
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 
 def config_path(name: str) -> str:

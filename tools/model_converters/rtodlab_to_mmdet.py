@@ -13,8 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 
 import yolov7_simple
-from yolov7_simple.checkpoint import load_original
-from yolov7_simple.convert import convert_state_dict, find_size
+from yolov7_simple.models.rtodlab import convert_state_dict, find_size, load_original
 
 
 def parse_args() -> argparse.Namespace:

@@ -1,0 +1,376 @@
+import copy
+import json
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from conftest import SHARED
+from mmdet.apis import DetInferencer
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from small_model import CLASSES, ROOT, build_model, write_config, write_images, write_model
+
+from yolov7_simple.apis.inference import load_config, load_inferencer
+from yolov7_simple.deploy.check import check_export, compare
+from yolov7_simple.deploy.export import DeployGraph, ExportError, export_onnx
+from yolov7_simple.deploy.metadata import build_metadata, default_size, padded_size, read_preprocessing
+from yolov7_simple.runtime.errors import InputError
+from yolov7_simple.runtime.images import read_image
+from yolov7_simple.runtime.onnx_detector import OnnxDetector
+from yolov7_simple.utils.checkpoint import CheckpointError
+
+sys.path.insert(0, str(ROOT / 'tools'))
+import export_onnx as tool
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory):
+    """Folder with small.py, small.pth and images/."""
+    folder = tmp_path_factory.mktemp('export')
+    write_images(folder / 'images')
+    write_model(folder)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def model(files):
+    return load_inferencer(files / 'small.py', files / 'small.pth', 'cpu').model
+
+
+def export(model, path, config, size=(96, 128), **options):
+    graph = DeployGraph(model, options.pop('with_nms', True))
+    metadata = build_metadata(graph, CLASSES, read_preprocessing(load_config(config)))
+    export_onnx(graph, path, size, metadata=metadata, **options)
+    return graph, OnnxDetector(path, 1)
+
+
+def run_tool(monkeypatch, *args):
+    monkeypatch.setattr(sys, 'argv', ['export_onnx.py', *map(str, args)])
+    tool.main()
+
+
+@pytest.fixture(scope='module')
+def noise():
+    return torch.rand(2, 3, 96, 128, generator=torch.Generator().manual_seed(1))
+
+
+def test_the_graph_gives_the_models_own_detections(model, noise):
+    with torch.no_grad():
+        dets, labels = DeployGraph(model)(noise)
+        wanted = model.bbox_head.predict_by_feat(*model(noise, mode='tensor'), [{}, {}])
+    assert dets.shape == (2, labels.shape[1], 5)
+    for i, result in enumerate(wanted):
+        count = len(result.bboxes)
+        assert 20 < count < labels.shape[1]
+        assert (labels[i, :count] == result.labels).all() and (labels[i, count:] == -1).all()
+        torch.testing.assert_close(dets[i, :count, :4], result.bboxes, rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(dets[i, :count, 4], result.scores, rtol=1e-4, atol=1e-5)
+        assert (dets[i, count:] == 0).all()
+
+
+def test_batch_norms_are_folded_in_a_copy(model):
+    graph = DeployGraph(model)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in graph.modules())
+    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
+
+
+@pytest.mark.parametrize(('opset', 'dynamic'), [(11, False), (17, True), (20, False)])
+def test_the_file_is_standard_and_does_what_the_model_does(files, model, noise, tmp_path, opset, dynamic):
+    graph, detector = export(
+        model, tmp_path / 'a.onnx', files / 'small.py', dynamic_size=dynamic, opset=opset, size=(96, 128)
+    )
+    nodes = onnx.load(tmp_path / 'a.onnx').graph.node
+    assert {node.domain for node in nodes} == {''}
+    assert 'NonMaxSuppression' in {node.op_type for node in nodes}
+    assert 'BatchNormalization' not in {node.op_type for node in nodes}
+    batches = [noise[:1], noise] + [torch.rand(3, 3, 160, 64)] * dynamic
+    assert all(difference.count > 20 for difference in check_export(graph, detector, batches))
+
+
+def test_output_names_and_shapes(files, model, tmp_path):
+    graph, detector = export(model, tmp_path / 'a.onnx', files / 'small.py')
+    (images,) = detector.session.get_inputs()
+    dets, labels = detector.session.get_outputs()
+    assert (images.name, images.shape) == ('images', ['batch', 3, 96, 128])
+    assert (dets.name, dets.shape[0], dets.shape[2]) == ('dets', 'batch', 5)
+    assert (labels.name, labels.shape) == ('labels', dets.shape[:2])
+    cells = [12 * 16, 6 * 8, 3 * 4]
+    assert labels.shape[1] == sum(cells)  # test_cfg.nms_pre is more than each level has
+
+
+def test_raw_leaves_nms_out(files, model, noise, tmp_path):
+    graph, detector = export(model, tmp_path / 'a.onnx', files / 'small.py', with_nms=False)
+    assert 'NonMaxSuppression' not in {node.op_type for node in onnx.load(tmp_path / 'a.onnx').graph.node}
+    boxes, scores = detector.session.run(['boxes', 'scores'], {'images': noise.numpy()})
+    assert boxes.shape == (2, 252, 4) and scores.shape == (2, 252, 3)
+    assert check_export(graph, detector, [noise])[0].count == 2 * 252
+    with pytest.raises(InputError, match='--raw'):
+        detector([np.zeros((96, 128, 3), np.uint8)])
+
+
+def test_class_agnostic_and_max_per_img(files, noise, tmp_path):
+    model = build_model(files / 'small.py')
+    model.bbox_head.test_cfg.update(nms={'type': 'nms', 'iou_threshold': 0.5, 'class_agnostic': True}, max_per_img=7)
+    graph, detector = export(model, tmp_path / 'a.onnx', files / 'small.py')
+    check_export(graph, detector, [noise])
+    dets, labels = detector.session.run(None, {'images': noise.numpy()})
+    assert labels.shape == (2, 7)
+    wanted = model.bbox_head.predict_by_feat(*model(noise, mode='tensor'), [{}, {}])
+    np.testing.assert_allclose(dets[0, :, 4], wanted[0].scores.detach(), atol=1e-5)
+
+
+def test_metadata_tells_how_to_use_the_file(files, model, tmp_path):
+    _, detector = export(model, tmp_path / 'a.onnx', files / 'small.py')
+    properties = {entry.key: json.loads(entry.value) for entry in onnx.load(tmp_path / 'a.onnx').metadata_props}
+    assert properties['classes'] == list(CLASSES) == detector.classes
+    assert properties['resize'] == {'long': 128, 'short': 128, 'interpolation': 'bilinear'}
+    assert properties['std'] == [255.0] * 3 and properties['channel_order'] == 'BGR'
+    assert properties['pad_value'] == pytest.approx(114 / 255) and properties['pad_size_divisor'] == 32
+    assert (properties['score_threshold'], properties['iou_threshold']) == (0.6, 0.5)
+
+
+def test_detector_prepares_images_as_mmdet_does(files, tmp_path):
+    inferencer = load_inferencer(files / 'small.py', files / 'small.pth', 'cpu')
+    _, detector = export(inferencer.model, tmp_path / 'a.onnx', files / 'small.py', dynamic_size=True)
+    for path in sorted((files / 'images').iterdir()):
+        sample = inferencer.pipeline(str(path))
+        batch = {'inputs': [sample['inputs']], 'data_samples': [sample['data_samples']]}
+        wanted = inferencer.model.data_preprocessor(batch)['inputs']
+        given, factors = detector.preprocess([read_image(path)])
+        np.testing.assert_allclose(given, wanted, atol=1e-6)
+        assert factors[0].tolist() == pytest.approx(sample['data_samples'].scale_factor)
+
+
+def test_detector_gives_mmdets_detections_in_pixels_of_the_image(files, tmp_path):
+    inferencer = load_inferencer(files / 'small.py', files / 'small.pth', 'cpu')
+    _, detector = export(inferencer.model, tmp_path / 'a.onnx', files / 'small.py', dynamic_size=True)
+    for path in sorted((files / 'images').iterdir()):
+        wanted = inferencer(str(path), return_datasamples=True)['predictions'][0].pred_instances.numpy()
+        boxes, scores, labels = detector([read_image(path)])[0]
+        assert len(scores) == len(wanted.scores) > 20
+        np.testing.assert_allclose(scores, wanted.scores, atol=1e-5)
+        np.testing.assert_allclose(boxes, wanted.bboxes, atol=1e-2)
+        assert (labels == wanted.labels).all()
+
+
+@pytest.mark.parametrize(
+    ('change', 'fault'),
+    [
+        (lambda dets, labels: dets[..., :4].add_(1.0), 'boxes differ'),
+        (lambda dets, labels: dets[..., 4].mul_(0.99), 'scores differ'),
+        (lambda dets, labels: labels.copy_((labels + 1) % 3), 'differ'),
+        (lambda dets, labels: labels[:, 3].fill_(-1), '1 detections are missing'),
+        (lambda dets, labels: (dets[:, 5].copy_(dets[:, 2]), labels[:, 5].copy_(labels[:, 2])), 'suppressed'),
+        (lambda dets, labels: labels.fill_(-1), 'finds nothing'),
+    ],
+)
+def test_the_check_finds_what_is_not_rounding(model, noise, change, fault):
+    graph = DeployGraph(model)
+    with torch.no_grad():
+        outputs = graph(noise[:1])
+    assert not compare(graph, noise[:1], outputs).faults
+    change(*outputs)
+    assert any(fault in text for text in compare(graph, noise[:1], outputs).faults)
+
+
+def test_scores_that_are_nearly_equal_are_no_fault(model, files, tmp_path, noise):
+    model = copy.deepcopy(model)  # as after a few steps of training
+    head = model.bbox_head
+    for pred in (*head.cls_preds, *head.obj_preds):
+        pred.weight.data.mul_(1e-6)
+        pred.bias.data.fill_(0.0)
+    head.test_cfg.update(score_thr=0.001, nms_pre=40)
+    graph, detector = export(model, tmp_path / 'flat.onnx', files / 'small.py', size=noise.shape[2:])
+    assert check_export(graph, detector, [noise])[0].count > 40
+
+
+def test_raw_check_finds_a_difference(model, noise):
+    graph = DeployGraph(model, with_nms=False)
+    with torch.no_grad():
+        boxes, scores = graph(noise)
+    assert not compare(graph, noise, (boxes, scores)).faults
+    scores[1, 7, 0] += 0.01
+    assert compare(graph, noise, (boxes, scores)).faults
+
+
+def test_default_size_is_that_of_the_test_images_if_they_agree(tmp_path):
+    config = load_config(write_config(tmp_path / 'c.py', f'{tmp_path}/'))
+    preprocessing = read_preprocessing(config)
+    assert padded_size((480, 640), preprocessing) == (96, 128)
+    assert default_size(config, preprocessing) == (128, 128)  # no annotation file
+    for sizes, wanted in (([(480, 640), (240, 320)], (96, 128)), ([(480, 640), (640, 480)], (128, 128))):
+        images = [{'height': height, 'width': width} for height, width in sizes]
+        (tmp_path / 'annotations.json').write_text(json.dumps({'images': images}))
+        assert default_size(config, preprocessing) == wanted
+
+
+def test_tool_exports_and_says_how_far_off_it_is(files, tmp_path, monkeypatch, capsys):
+    out = tmp_path / 'out.onnx'
+    run_tool(monkeypatch, files / 'small.py', files / 'small.pth', out, '--images', files / 'images', '--size', 64, 96)
+    printed = capsys.readouterr().out
+    assert 'batch of 1' in printed and 'batch of 2' in printed and 'differs from PyTorch' in printed
+    assert OnnxDetector(out).input_size == (64, 96)
+    assert [path.name for path in tmp_path.iterdir()] == ['out.onnx']
+    with pytest.raises(InputError, match='exists already'):
+        run_tool(monkeypatch, files / 'small.py', files / 'small.pth', out)
+
+
+def test_an_export_that_differs_is_not_kept(files, tmp_path, monkeypatch):
+    original = tool.export_onnx
+
+    def export_another(graph, *args):
+        with torch.no_grad():
+            graph.head.cls_preds[0].bias += 0.1
+        original(graph, *args)
+        with torch.no_grad():
+            graph.head.cls_preds[0].bias -= 0.1
+
+    monkeypatch.setattr(tool, 'export_onnx', export_another)
+    with pytest.raises(ExportError, match='differs from PyTorch'):
+        run_tool(
+            monkeypatch, files / 'small.py', files / 'small.pth', tmp_path / 'o.onnx', '--images', files / 'images'
+        )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'error', 'message'),
+    [
+        (['{}/none.py', '{}/small.pth', 'o.onnx'], CheckpointError, 'none.py: no such config'),
+        (['{}/small.py', '{}/none.pth', 'o.onnx'], CheckpointError, 'none.pth: there is no such checkpoint'),
+        (['{}/small.py', '{}/small.py', 'o.onnx'], CheckpointError, 'not a checkpoint that can be read safely'),
+        (['{}/small.py', '{}/other.pth', 'o.onnx'], CheckpointError, 'is not of the model in'),
+        (['{}/classes.py', '{}/small.pth', 'o.onnx'], CheckpointError, 'trained on 3 classes.*num_classes=5'),
+        (['{}/small.py', '{}/small.pth', 'o.onnx', '--opset', '9'], ExportError, '--opset 9: must be 11 to 20'),
+        (['{}/small.py', '{}/small.pth', 'o.onnx', '--size', '100', '96'], InputError, 'multiples of 32'),
+        (['{}/small.py', '{}/small.pth', 'o.txt'], InputError, 'must end with .onnx'),
+        (['{}/small.py', '{}/small.pth', 'none/o.onnx'], InputError, 'there is no folder'),
+        (['{}/small.py', '{}/small.pth', 'o.onnx', '--images', '{}/none'], InputError, 'cannot be read'),
+    ],
+)
+def test_mistakes_get_one_clear_message(files, tmp_path, monkeypatch, arguments, error, message):
+    write_config(files / 'classes.py', num_classes=5)
+    torch.save({'weight': torch.zeros(3)}, files / 'other.pth')
+    arguments = [argument.format(files) for argument in arguments]
+    arguments[2] = str(tmp_path / arguments[2])
+    with pytest.raises(error, match=message):
+        run_tool(monkeypatch, *arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_pipeline_that_metadata_cannot_tell_is_refused(tmp_path):
+    cfg = load_config(write_config(tmp_path / 'c.py'))
+    cfg.test_dataloader.dataset.pipeline.insert(2, {'type': 'RandomCrop'})
+    with pytest.raises(ExportError, match='RandomCrop'):
+        read_preprocessing(cfg)
+
+
+def test_inferencer_by_config_and_weights_and_by_weights_alone(files):
+    image = str(files / 'images' / 'image0.png')
+    results = []
+    for config in (str(files / 'small.py'), None):
+        inferencer = DetInferencer(config, str(files / 'small.pth'), device='cpu', show_progress=False)
+        assert tuple(inferencer.model.dataset_meta['classes']) == CLASSES
+        results.append(inferencer(image)['predictions'][0])
+    assert results[0] == results[1] and len(results[0]['scores']) > 20
+
+
+BLOCK_TORCH = (
+    'import runpy, sys; sys.modules.update(torch=None, mmdet=None, mmengine=None, mmcv=None); '
+    'sys.argv = sys.argv[1:]; sys.path.insert(0, {tools!r}); runpy.run_path(sys.argv[0], run_name="__main__")'
+)
+
+
+def onnx_detect(*args):
+    """Run the tool where torch and mmdet cannot be imported."""
+    code = BLOCK_TORCH.format(tools=str(ROOT / 'tools'))
+    command = [sys.executable, '-c', code, str(ROOT / 'tools/onnx_detect.py'), *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_onnx_detect_needs_no_torch_and_reports_bad_images(files, model, tmp_path):
+    _, detector = export(model, tmp_path / 'a.onnx', files / 'small.py', dynamic_size=True)
+    (tmp_path / 'bad.jpg').write_text('not an image')
+    done = onnx_detect(
+        tmp_path / 'a.onnx',
+        files / 'images',
+        tmp_path / 'bad.jpg',
+        tmp_path / 'none.jpg',
+        '--out-dir',
+        tmp_path / 'out',
+    )
+    assert done.returncode == 1, done.stderr
+    assert 'bad.jpg: not an image' in done.stderr and 'none.jpg: cannot be read' in done.stderr
+    content = json.loads((tmp_path / 'out/detections.json').read_text())
+    assert [image['file_name'] for image in content['images']] == ['image0.png', 'image1.png', 'image2.png']
+    assert [category['name'] for category in content['categories']] == list(CLASSES)
+    boxes, scores, _ = detector([read_image(files / 'images/image1.png')])[0]
+    found = [one for one in content['annotations'] if one['image_id'] == 2]
+    np.testing.assert_allclose([one['score'] for one in found], scores, atol=1e-5)
+    x, y, width, height = found[0]['bbox']
+    np.testing.assert_allclose([x, y, x + width, y + height], boxes[0], atol=1e-2)
+    for name in ('image0.png', 'image1.png', 'image2.png'):
+        drawn = read_image(tmp_path / 'out/pictures' / name)
+        assert drawn.shape[0] >= read_image(files / 'images' / name).shape[0]
+
+
+def test_onnx_detect_names_a_file_that_is_not_ours(tmp_path):
+    node = onnx.helper.make_node('Identity', ['images'], ['dets'])
+    value = [onnx.helper.make_tensor_value_info(name, 1, [1, 3, 32, 32]) for name in ('images', 'dets')]
+    graph = onnx.helper.make_graph([node], 'other', value[:1], value[1:])
+    opset = [onnx.helper.make_opsetid('', 17)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / 'other.onnx')
+    with pytest.raises(InputError, match=r'not written by tools/export_onnx\.py'):
+        OnnxDetector(tmp_path / 'other.onnx')
+    (tmp_path / 'text.onnx').write_text('hello')
+    with pytest.raises(InputError, match='cannot load'):
+        OnnxDetector(tmp_path / 'text.onnx')
+
+
+def test_the_two_kinds_of_inference_score_the_same_on_bccd(files, model, tmp_path):
+    """COCO's metric on mmdet's and on ONNX Runtime's detections of real images, whatever the detector is worth."""
+    data = SHARED / 'data/bccd'
+    if not data.is_dir():
+        pytest.skip(f'needs {data}')
+    truth = COCO(str(data / 'annotations/test.json'))
+    images = list(truth.imgs.values())[:12]
+    inferencer = load_inferencer(files / 'small.py', files / 'small.pth', 'cpu')
+    _, detector = export(model, tmp_path / 'a.onnx', files / 'small.py')
+    # Random weights find nothing true, so mmdet's own best detections are the truth that both are judged on.
+    scores = []
+    annotations: list = []
+    for judged in ('truth', 'torch', 'onnx'):
+        rows = []
+        for image in images:
+            path = data / 'images' / image['file_name']
+            if judged == 'onnx':
+                boxes, values, labels = detector([read_image(path)])[0]
+            else:
+                found = inferencer(str(path), return_datasamples=True)['predictions'][0].pred_instances.numpy()
+                boxes, values, labels = found.bboxes, found.scores, found.labels
+            for i, (box, value, label) in enumerate(zip(boxes.tolist(), values.tolist(), labels.tolist())):
+                size = [box[2] - box[0], box[3] - box[1]]
+                if judged == 'truth' and i % 7:
+                    continue
+                row = {'image_id': image['id'], 'category_id': label + 1, 'bbox': [*box[:2], *size], 'score': value}
+                rows.append({**row, 'id': len(rows) + 1, 'area': size[0] * size[1], 'iscrowd': 0})
+        if judged == 'truth':
+            annotations = rows
+            continue
+        target = COCO()
+        target.dataset = {
+            'images': images,
+            'categories': [{'id': i + 1, 'name': name} for i, name in enumerate(CLASSES)],
+            'annotations': annotations,
+        }
+        target.createIndex()
+        evaluation = COCOeval(target, target.loadRes(rows), 'bbox')
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+        scores.append(evaluation.stats[0])
+    assert 0.05 < scores[0] < 0.95
+    assert scores[1] == pytest.approx(scores[0], abs=1e-3)

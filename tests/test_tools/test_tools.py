@@ -1,0 +1,140 @@
+"""The command lines, run as a user runs them, on a set of eight images and a model of an eighth of Tiny's width."""
+
+import os
+import pickle
+import re
+import subprocess
+
+import pytest
+import torch
+from conftest import ROOT, write_coco
+from tool_runs import metric, scalars, tool, write_config
+
+
+@pytest.fixture(scope='module')
+def project(tmp_path_factory):
+    """A foreign project: data and a config of its own."""
+    folder = tmp_path_factory.mktemp('project')
+    write_coco(folder / 'data')
+    write_config(folder / 'config.py', folder / 'data')
+    return folder
+
+
+@pytest.fixture(scope='module')
+def trained(project):
+    """Two epochs, the second of them the last stage."""
+    return tool('train.py', project / 'config.py', '--work-dir', project / 'work', fresh=True)
+
+
+def test_training(project, trained):
+    assert trained.count('No GPU: training in float32') == 1
+    assert 'Last stage from epoch 2' in trained
+    records = [record for record in scalars(project / 'work') if 'loss' in record]
+    assert len(records) == 8  # two epochs of four steps: the image without a box is used
+    assert ['loss_l1' in record for record in records] == [False] * 4 + [True] * 4
+    assert {'loss_obj', 'loss_cls', 'loss_bbox', 'grad_norm', 'lr'} <= set(records[0])
+    names = {path.name for path in (project / 'work').iterdir()}
+    assert {'epoch_1.pth', 'epoch_2.pth', 'last_checkpoint', 'config.py'} <= names
+    assert any(name.startswith('best_coco_bbox_mAP') for name in names)
+    checkpoint = torch.load(project / 'work' / 'epoch_2.pth', weights_only=True)
+    assert {'state_dict', 'ema_state_dict', 'optimizer', 'message_hub'} <= set(checkpoint)
+
+
+def test_judging_the_dumped_config_gives_the_same(project, trained):
+    output = tool('test.py', project / 'work' / 'config.py', project / 'work' / 'epoch_2.pth',
+                  '--work-dir', project / 'test')  # fmt: skip
+    assert metric(output) == metric(trained)
+
+
+def test_judging_leaves_the_config_that_training_saved(project, trained):
+    """With --tta, or other options, it would be that of another model, and the other tools could not use it."""
+    saved = (project / 'work' / 'config.py').read_bytes()
+    tool('test.py', project / 'work' / 'config.py', project / 'work' / 'epoch_2.pth', '--work-dir', project / 'work',
+         '--cfg-options', 'model.test_cfg.score_thr=0.1')  # fmt: skip
+    assert (project / 'work' / 'config.py').read_bytes() == saved
+
+
+def test_resuming_goes_on_where_it_stopped(project, trained):
+    output = tool('train.py', project / 'config.py', '--work-dir', project / 'resumed', '--resume',
+                  project / 'work' / 'epoch_1.pth')  # fmt: skip
+    assert 'resumed epoch: 1, iter: 4' in output
+    assert 'Last stage from epoch 2' in output
+    records = [record for record in scalars(project / 'resumed') if 'loss' in record]
+    assert len(records) == 4 and all('loss_l1' in record for record in records)
+    before = [record for record in scalars(project / 'work') if 'loss' in record]
+    assert [record['lr'] for record in records] == [record['lr'] for record in before[4:]]
+
+
+def test_any_tool_of_mmdet_runs(project):
+    output = tool('mmdet_tool.py', 'misc/print_config.py', project / 'config.py', fresh=True)
+    assert 'YOLOv7SimpleHead' in output
+    assert 'analysis_tools/browse_dataset.py' in tool('mmdet_tool.py', 'no_such_tool.py', ok=False)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['model.backbone.arch=small'], "arch must be one of ['huge', 'large', 'tiny'], got 'small'"),
+        (['model.backbone.widen_factor=0.25'], 'set neck.in_channels to what the backbone puts out'),
+        (['model.bbox_head.in_channels=32'], 'set bbox_head.in_channels to the out_channels of the neck'),
+        (['model.bbox_head.num_classes=3'], '`num_classes` (3) in YOLOv7SimpleHead'),
+        (['train_dataloader.dataset.dataset.ann_file=nowhere.json'], 'No annotation file at'),
+    ],
+)
+def test_mistakes_stop_the_run_before_the_first_step(project, tmp_path, options, message):
+    output = tool('train.py', project / 'config.py', '--work-dir', tmp_path, '--cfg-options', *options, ok=False)
+    assert message in output
+    assert 'Epoch(train)' not in output
+    assert not list(tmp_path.glob('*.pth'))
+
+
+def test_a_checkpoint_of_another_size_is_refused(project, trained, tmp_path):
+    output = tool('test.py', project / 'config.py', project / 'work' / 'epoch_2.pth', '--work-dir', tmp_path,
+                  '--cfg-options', 'model.bbox_head.num_classes=5', ok=False)  # fmt: skip
+    assert 'the checkpoint is not of this model: 6 of another shape, such as bbox_head.cls_preds.0.weight' in output
+
+
+class Payload:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder):
+        self.folder = str(folder)
+
+    def __reduce__(self):
+        return os.makedirs, (self.folder,)
+
+
+@pytest.mark.parametrize(
+    'command',
+    [
+        'test.py CONFIG EVIL --work-dir WORK',
+        'train.py CONFIG --resume EVIL --work-dir WORK',
+        'train.py CONFIG --cfg-options load_from=EVIL --work-dir WORK',
+        'model_converters/rtodlab_to_mmdet.py EVIL OUT.pth',
+        'export_onnx.py CONFIG EVIL OUT.onnx',
+        'detect.py CONFIG EVIL IMAGES --out-dir WORK',
+    ],
+)
+def test_a_malicious_checkpoint_does_nothing_and_is_refused(project, tmp_path, command):
+    evil, made = tmp_path / 'evil.pth', tmp_path / 'made'
+    torch.save({'state_dict': {'weight': torch.ones(1)}, 'payload': Payload(made)}, evil)
+    pickle.loads(pickle.dumps(Payload(made)))
+    made.rmdir()  # it would have worked
+    places = {
+        'CONFIG': project / 'config.py',
+        'EVIL': evil,
+        'WORK': tmp_path / 'work',
+        'OUT': tmp_path / 'out',
+        'IMAGES': project / 'data/images',
+    }
+    output = tool(*re.sub(r'[A-Z]+', lambda match: str(places[match[0]]), command).split(), ok=False)
+    assert not made.exists()
+    assert f'{evil}: not a checkpoint that can be read safely' in output and 'makedirs' in output
+    assert 'Traceback' not in output and 'weights_only' not in output
+    assert not list(tmp_path.glob('out*')) and not list(tmp_path.glob('work/*.pth'))
+
+
+@pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh', 'slurm_test.sh'])
+def test_launchers_say_how_they_are_used(script):
+    assert f'{script} ' in tool(script, ok=False)
+    subprocess.run(['bash', '-n', ROOT / 'tools' / script], check=True)

@@ -1,0 +1,194 @@
+"""The page in a real browser. Not run, and said so, where gradio, selenium or Chromium are missing."""
+
+import contextlib
+import importlib
+import importlib.util
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import cv2
+import numpy as np
+import pytest
+from small_model import CLASSES, ROOT, write_images, write_model
+
+missing = [name for name in ('gradio', 'selenium') if importlib.util.find_spec(name) is None]
+missing += [name for name in ('chromium', 'chromedriver') if shutil.which(name) is None]
+pytestmark = pytest.mark.skipif(bool(missing), reason=f'the web page is not tested: {", ".join(missing)} missing')
+if not missing:
+    from selenium import webdriver
+    from selenium.common.exceptions import StaleElementReferenceException, TimeoutException
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.ui import WebDriverWait
+
+TIMEOUT = 120  # seconds
+FLAGS = (
+    '--headless',
+    '--no-sandbox',
+    '--disable-gpu',
+    '--disable-quic',
+    '--no-first-run',
+    '--disable-background-networking',
+    '--disable-component-update',
+    '--disable-sync',
+    '--window-size=1200,900',
+)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory):
+    """Folder with small.py, small.pth, small.onnx, images/ and what only looks like an image."""
+    from yolov7_simple.apis.inference import load_config, load_inferencer
+    from yolov7_simple.deploy.export import DeployGraph, export_onnx
+    from yolov7_simple.deploy.metadata import build_metadata, read_preprocessing
+
+    folder = tmp_path_factory.mktemp('web')
+    write_images(folder / 'images')
+    config, checkpoint = write_model(folder, max_per_img=30)
+    graph = DeployGraph(load_inferencer(config, checkpoint, 'cpu').model)
+    metadata = build_metadata(graph, CLASSES, read_preprocessing(load_config(config)))
+    export_onnx(graph, folder / 'small.onnx', (128, 128), metadata=metadata)
+    (folder / 'text.jpg').write_text('I am a text file.')
+    rng = np.random.default_rng(0)
+    cv2.imwrite(str(folder / 'large.png'), rng.integers(0, 255, (2700, 2700, 3), np.uint8))  # over 20 MB
+    return folder
+
+
+@pytest.fixture(scope='module', params=['onnx', 'config'])
+def address(files, request):
+    """Serve the page from an ONNX file, and from a config and a checkpoint."""
+    port = free_port()
+    model = {'onnx': ['small.onnx'], 'config': ['small.py', 'small.pth']}[request.param]
+    command = [sys.executable, ROOT / 'tools/web_demo.py', *model, '--port', str(port)]
+    log = (files / f'{request.param}.log').open('w+')
+    server = subprocess.Popen(command, cwd=files, stdout=log, stderr=subprocess.STDOUT)
+    url = f'http://127.0.0.1:{port}'
+    try:
+        end = time.monotonic() + TIMEOUT
+        while True:
+            try:
+                urllib.request.urlopen(url, timeout=5).close()
+                break
+            except OSError:
+                log.seek(0)
+                assert server.poll() is None and time.monotonic() < end, log.read()
+                time.sleep(0.5)
+        yield url
+    finally:
+        server.terminate()
+        server.wait(timeout=TIMEOUT)
+        log.close()
+
+
+@pytest.fixture
+def browser(address, tmp_path):
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which('chromium')
+    for flag in (*FLAGS, f'--user-data-dir={tmp_path}/profile'):
+        options.add_argument(flag)
+    options.add_experimental_option('prefs', {'download.default_directory': str(tmp_path)})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which('chromedriver')))
+    try:
+        driver.get(address)
+        wait(driver).until(lambda page: page.find_elements(By.CSS_SELECTOR, '#upload input[type=file]'))
+        yield driver
+    finally:
+        driver.quit()
+
+
+def wait(browser, seconds=TIMEOUT):
+    # The page replaces rows while they are read.
+    return WebDriverWait(browser, seconds, ignored_exceptions=[StaleElementReferenceException])
+
+
+def upload(browser, path):
+    browser.find_element(By.CSS_SELECTOR, '#upload input[type=file]').send_keys(str(path))
+
+
+def table(browser):
+    """Rows of text of the table of detections."""
+    rows = browser.find_elements(By.CSS_SELECTOR, '#table [role=row]')
+    cells = [[cell.text.strip() for cell in row.find_elements(By.CSS_SELECTOR, '[role=gridcell]')] for row in rows]
+    return [row for row in cells if row and row[0] in CLASSES]
+
+
+def test_an_image_goes_in_and_boxes_come_out(files, browser, tmp_path):
+    upload(browser, files / 'images/image2.png')
+    wait(browser).until(lambda page: page.find_elements(By.CSS_SELECTOR, '#picture img') and table(page))
+    image = browser.find_element(By.CSS_SELECTOR, '#picture img')
+    data = urllib.request.urlopen(image.get_attribute('src'), timeout=30).read()
+    drawn = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    plain = cv2.imread(str(files / 'images/image2.png'))
+    zoom = drawn.shape[0] // plain.shape[0]
+    assert (drawn != np.repeat(np.repeat(plain, zoom, 0), zoom, 1)).any()
+
+    wait(browser).until(lambda page: page.find_element(By.CSS_SELECTOR, '#download').is_enabled())
+    browser.find_element(By.CSS_SELECTOR, '#download').click()
+    wait(browser).until(lambda page: (tmp_path / 'image2.json').is_file())
+    content = json.loads((tmp_path / 'image2.json').read_text())
+    scores = [one['score'] for one in content['annotations']]
+    assert content['images'][0]['file_name'] == 'image2.png' and len(scores) > 3
+    assert float(table(browser)[0][1]) == pytest.approx(scores[0], abs=1e-3)
+
+    # A higher threshold leaves fewer.
+    middle = round(float(np.median(scores)), 2)
+    for seconds in (20, 20, TIMEOUT):  # what is typed while the page is still drawing is lost
+        number = browser.find_element(By.CSS_SELECTOR, '#score input[type=number]')
+        number.click()
+        number.send_keys(Keys.CONTROL, 'a')
+        number.send_keys(str(middle), Keys.TAB)
+        with contextlib.suppress(TimeoutException):
+            wait(browser, seconds).until(
+                lambda page: table(page) and all(float(row[1]) >= middle for row in table(page))
+            )
+            break
+    else:
+        pytest.fail(f'no threshold of {middle} after typing it three times: {table(browser)}')
+    browser.save_screenshot(str(tmp_path / 'page.png'))
+
+
+def test_a_text_file_that_calls_itself_a_jpeg_gets_a_message(files, browser):
+    upload(browser, files / 'text.jpg')
+    wait(browser).until(lambda page: 'text.jpg: not an image' in page.find_element(By.TAG_NAME, 'body').text)
+    assert str(files) not in browser.find_element(By.TAG_NAME, 'body').text
+    assert not table(browser)
+
+
+def test_uploads_are_limited_in_size(files, browser):
+    upload(browser, files / 'large.png')
+    wait(browser).until(lambda page: 'exceed' in page.find_element(By.TAG_NAME, 'body').text.lower())
+    assert not browser.find_elements(By.CSS_SELECTOR, '#picture img')
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['none.onnx'], 'none.onnx: no such ONNX file'),
+        (['small.py'], 'a config needs a checkpoint'),
+        (['small.onnx', 'small.pth'], 'needs no checkpoint'),
+    ],
+)
+def test_mistakes_get_one_clear_message(files, arguments, message):
+    command = [sys.executable, ROOT / 'tools/web_demo.py', *arguments]
+    done = subprocess.run(command, cwd=files, capture_output=True, text=True, check=False, timeout=TIMEOUT)
+    assert done.returncode != 0 and message in done.stderr and 'Traceback' not in done.stderr
+
+
+def test_an_option_that_cannot_be_is_one_message(files, tmp_path, monkeypatch):
+    config = tmp_path / 'wrong.py'
+    config.write_text(f"_base_ = '{files}/small.py'\nmodel = dict(backbone=dict(arch='small'))\n")
+    monkeypatch.syspath_prepend(ROOT / 'tools')
+    monkeypatch.setattr('sys.argv', ['web_demo.py', str(config), str(files / 'small.pth')])
+    with pytest.raises(SystemExit, match='error: ELANNet: arch must be one of'):
+        importlib.import_module('web_demo').main()

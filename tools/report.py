@@ -1,0 +1,70 @@
+"""Put a run into one HTML page that opens anywhere: numbers, curves, mistakes, and what the model sees.
+
+    python tools/report.py WORK_DIR
+    python tools/report.py CONFIG      its schedule, before training
+
+Of a run the newest config, the log and the best checkpoint are taken, and the test split of the config is evaluated once.
+The page is written to WORK_DIR/report.html, that of a config to CONFIG's name with _schedule.html, here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import yolov7_simple  # noqa: F401, I001  (before mmdet: it stands in for missing mmcv ops)
+from rich.progress import Progress
+
+from yolov7_simple.runtime.errors import UserError
+from yolov7_simple.apis.inference import load_config, load_inferencer
+from yolov7_simple.report.matching import evaluate
+from yolov7_simple.runtime.errors import InputError
+from yolov7_simple.runtime.files import check_writable, replacing
+from yolov7_simple.report.report import run_page, schedule_page
+from yolov7_simple.report.runs import read_run
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('run', type=Path, help='work dir of a run, or a config')
+    parser.add_argument('--checkpoint', type=Path, help='default: the best one in the work dir')
+    parser.add_argument('--out', type=Path, help='the page to write')
+    parser.add_argument(
+        '--score-thr', type=float, default=0.3, help='score from which a detection counts as said; default: 0.3'
+    )
+    parser.add_argument('--device', help='such as cpu or cuda:0; default: the best there is')
+    args = parser.parse_args()
+    if not 0 < args.score_thr < 1:
+        parser.error(f'--score-thr {args.score_thr}: must be between 0 and 1')
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    if args.run.suffix == '.py':
+        out = args.out or Path(f'{args.run.stem}_schedule.html')
+        check_writable(out, overwrite=True)
+        page = schedule_page(load_config(args.run), args.run.stem)
+    else:
+        run = read_run(args.run, args.checkpoint)
+        out = args.out or args.run / 'report.html'
+        check_writable(out, overwrite=True)
+        cfg = load_config(run.config)
+        model = load_inferencer(run.config, run.checkpoint, args.device).model
+        with Progress() as progress:
+            task = progress.add_task('Judging the test split')
+            evaluated = evaluate(model, cfg, lambda done, total: progress.update(task, completed=done, total=total))
+        page = run_page(run, cfg, model, evaluated, args.score_thr)
+    with replacing(out) as temporary:
+        temporary.write_text(page.render(), encoding='utf-8')
+    print(f'{out}: {out.stat().st_size / 1e6:.1f} MB')
+
+
+if __name__ == '__main__':
+    try:
+        main()
+    except (InputError, UserError) as error:
+        sys.exit(f'error: {error}')

@@ -1,0 +1,1 @@
+"""Config, checkpoint and images -> detections."""

@@ -1,0 +1,127 @@
+"""A trained detector, checked against its config before it is loaded."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+
+import torch
+from mmdet.apis import DetInferencer
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from torch import Tensor, nn
+
+from ..utils.checkpoint import CheckpointError, check_weights, read_checkpoint
+
+NUM_EXAMPLES = 3
+
+
+def load_config(path: str | Path) -> Config:
+    """Load the config of a detector.
+
+    Raises:
+        CheckpointError: No file, not a config, or one without a model and a test pipeline.
+    """
+    if not Path(path).is_file():
+        raise CheckpointError(f'{path}: no such config file')
+    try:
+        cfg = Config.fromfile(path)
+    except Exception as error:  # a config is Python: anything can happen in it
+        raise CheckpointError(f'{path}: cannot be loaded as a config: {type(error).__name__}: {error}') from error
+    for key in ('model', 'test_dataloader'):
+        if key not in cfg:
+            raise CheckpointError(f'{path}: has no {key}, so it is not the config of a detector')
+    return cfg
+
+
+def load_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Read the weights of a checkpoint, of mmengine's or a bare state dict.
+
+    Raises:
+        CheckpointError: No file, or not a checkpoint that loads safely (``weights_only``).
+    """
+    checkpoint = read_checkpoint(path)
+    state_dict = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else {}
+    state_dict = {key.removeprefix('module.'): value for key, value in state_dict.items() if isinstance(value, Tensor)}
+    if not state_dict:
+        raise CheckpointError(f'{path}: holds no weights')
+    return state_dict
+
+
+def check_classes_and_weights(
+    cfg: Config, config_name: str, state_dict: dict[str, Tensor], checkpoint_name: str
+) -> None:
+    """Compare the weights with the model of the config.
+
+    Raises:
+        CheckpointError: Another model or number of classes.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    with torch.device('meta'):  # shapes alone: no memory, no random numbers
+        wanted = MODELS.build(cfg.model).state_dict()
+    classes = [state_dict[key].shape[0] for key in state_dict if key.startswith('bbox_head.cls_preds.0.bias')]
+    num_classes = cfg.model.get('bbox_head', {}).get('num_classes')
+    if classes and num_classes is not None and classes[0] != num_classes:
+        raise CheckpointError(
+            f'{checkpoint_name} was trained on {classes[0]} classes, but {config_name} has '
+            f'bbox_head.num_classes={num_classes}: use the config that it was trained with'
+        )
+    check_weights(state_dict, wanted, checkpoint_name, f'the model in {config_name}')
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep mmengine's remarks on registries, palettes and visualisers that are as they should be off the screen."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def load_inferencer(config: str | Path, checkpoint: str | Path, device: str | None = None) -> DetInferencer:
+    """Build mmdet's inferencer after checking that the checkpoint fits the config.
+
+    Args:
+        config: Config file.
+        checkpoint: Checkpoint file.
+        device: Such as ``'cpu'`` or ``'cuda:0'``; None: the best there is.
+
+    Returns:
+        The inferencer, in evaluation mode and without a progress bar.
+
+    Raises:
+        CheckpointError: Either cannot be used, or they do not fit.
+    """
+    cfg = load_config(config)
+    check_classes_and_weights(cfg, str(config), load_state_dict(checkpoint), str(checkpoint))
+    classes = cfg.test_dataloader.dataset.get('metainfo', {}).get('classes')
+    with quiet():
+        inferencer = DetInferencer(cfg, str(checkpoint), device=device, show_progress=False)
+    if classes is not None:
+        # What the config says holds, as in tools/test.py; a bare state dict knows no names.
+        inferencer.model.dataset_meta['classes'] = tuple(classes)
+    return inferencer
+
+
+def class_names(model: nn.Module) -> tuple[str, ...]:
+    """Names of the classes of a loaded detector, in the order of its labels.
+
+    Raises:
+        CheckpointError: As many names as classes are not to be had.
+    """
+    names = tuple(model.dataset_meta['classes'])
+    if len(names) != model.bbox_head.num_classes:
+        raise CheckpointError(
+            f'the model has {model.bbox_head.num_classes} classes, but {len(names)} names '
+            f'({", ".join(names[:NUM_EXAMPLES])} ...): set metainfo=dict(classes=...) of test_dataloader.dataset'
+        )
+    return names

@@ -1,0 +1,1 @@
+"""Annotation file and images -> training samples."""

@@ -1,0 +1,205 @@
+"""COCO datasets that are checked before training starts."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from typing import Any
+
+import numpy as np
+from mmdet.datasets import CocoDataset
+from mmdet.registry import DATASETS
+from mmengine.logging import print_log
+
+from ..runtime.errors import DamagedImageError, examples
+from ..utils.options import OptionError, Share, checked_options
+from .annotation_checks import AnnotationError, find_missing, find_problem, is_text, read_json
+from .loading import image_size
+
+NUM_LOOKED_AT = 100
+
+
+def clip_xywh(box: list[float], width: float, height: float) -> tuple[list[float], str | None]:
+    """Clip a box to its image.
+
+    Args:
+        box: x, y, width and height in pixels, any numbers.
+        width: Of the image.
+        height: Of the image.
+
+    Returns:
+        The box, and what had to be done to it: 'clipped to their image', or why it is left out.
+    """
+    x, y, w, h = box
+    x1, y1, x2, y2 = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
+    clipped = [x1, y1, x2 - x1, y2 - y1]
+    if min(w, h) < 0:
+        return clipped, 'with a negative side left out'
+    if min(w, h) < 1:
+        return clipped, 'below one pixel left out'
+    if x2 <= x1 or y2 <= y1:
+        return clipped, 'outside of their image left out'
+    if min(clipped[2:]) < 1:
+        return clipped, 'below one pixel inside of their image left out'
+    # Half a pixel: annotations are rounded.
+    is_inside = min(x, y) >= -0.5 and x + w <= width + 0.5 and y + h <= height + 0.5
+    return clipped, None if is_inside else 'clipped to their image'
+
+
+@DATASETS.register_module()
+@checked_options
+class CheckedCocoDataset(CocoDataset):
+    """mmdet's CocoDataset, which says what it leaves out, and refuses what cannot be right.
+
+    Refused, with the file and the record named: all that :mod:`.annotations` has in its tables, classes that the file
+    does not have, or has in another order, images outside of the data folder, too many images that are not there, and
+    a set of which no image or box is left. Repaired, counted and reported: boxes that leave the image are clipped to
+    it; without an area, they have that of their sides. Left out, counted and reported: boxes with a negative side,
+    outside of the image or below one pixel, marked ``ignore``, or of a class that is not the config's; images that
+    ``filter_cfg`` filters. Also reported: classes without a box, images that are not there, files of several images,
+    and images whose files have another size than annotated, of a hundred that are looked at.
+
+    Args:
+        max_missing: Share of the images that may be absent in training, where others take their place; in testing
+            none may.
+        allow_outside: Images may lie outside of ``data_root`` and ``data_prefix``: by ``..``, an absolute path or a
+            link.
+    """
+
+    def __init__(self, *args: Any, max_missing: Share = 0.01, allow_outside: bool = False, **kwargs: Any) -> None:
+        self.max_missing = max_missing
+        self.allow_outside = allow_outside
+        super().__init__(*args, **kwargs)
+
+    def load_data_list(self) -> list[dict]:
+        """Load the annotations, after checking them.
+
+        Raises:
+            AnnotationError: The file is not what this dataset can be trained or evaluated on.
+        """
+        self.repairs: Counter[str] = Counter()  # what was done -> how often
+        if not self.ann_file:
+            raise OptionError('CheckedCocoDataset: ann_file must be set')
+        content = read_json(self.ann_file, self.backend_args)
+        problem = find_problem(content, self.test_mode) or self._find_wrong_classes(content)
+        if problem:
+            self._fail(problem)
+        notes = self._check_files(content['images'])
+        data_list = super().load_data_list()
+
+        labels = Counter(instance['bbox_label'] for info in data_list for instance in info['instances'])
+        if not labels and not self.test_mode:
+            self._fail(f'has no box that can be trained on: {self._repairs_text()}')
+        unused = [name for label, name in enumerate(self.metainfo['classes']) if not labels[label]]
+        if unused:
+            notes.append(f'{len(unused)} classes without a box: {examples(unused)}')
+        if self.test_mode and any(annotation['id'] == 0 for annotation in content['annotations']):
+            notes.append("the annotation with id 0 always counts as missed in COCO's metric: count ids from 1")
+        empty = sum(not info['instances'] for info in data_list)
+        self._report(
+            f'{len(data_list)} images ({empty} without a box), {labels.total()} boxes, '
+            f'{len(self.metainfo["classes"])} classes',
+            self._repairs_text(),
+            *notes,
+        )
+        return data_list
+
+    def parse_data_info(self, raw_data_info: dict) -> dict:
+        """Parse one image as CocoDataset does, counting what it leaves out and what is clipped."""
+        image, used = raw_data_info['raw_img_info'], []
+        for annotation in raw_data_info['raw_ann_info']:
+            box, what = clip_xywh(annotation['bbox'], image['width'], image['height'])
+            area = annotation.get('area', 0)
+            if annotation.get('ignore'):
+                what = 'marked ignore left out'
+            elif annotation['category_id'] not in self.cat2label:
+                what = 'of other classes left out'
+            elif area <= 0 and not (what or '').endswith('left out'):
+                self.repairs['boxes without an area given that of their sides'] += 1
+                area = box[2] * box[3]
+            if what:
+                self.repairs[f'boxes {what}'] += 1
+            if not (what or '').endswith('left out'):
+                used.append({**annotation, 'bbox': box, 'area': area})
+        return super().parse_data_info({'raw_img_info': image, 'raw_ann_info': used})
+
+    def filter_data(self) -> list[dict]:
+        """Filter as CocoDataset does, and say how many images are gone."""
+        kept = super().filter_data()
+        if not kept:
+            self._fail(f'no image is left by filter_cfg={self.filter_cfg}')
+        if len(kept) < len(self.data_list):
+            self._report(f'{len(self.data_list) - len(kept)} images left out by filter_cfg={self.filter_cfg}')
+        return kept
+
+    def _fail(self, problem: str) -> None:
+        raise AnnotationError(f'{self.ann_file}: {problem}')
+
+    def _report(self, *notes: str) -> None:
+        print_log(f'{self.ann_file}: {"; ".join(filter(None, notes))}', 'current')
+
+    def _repairs_text(self) -> str:
+        return '; '.join(f'{count} {what}' for what, count in self.repairs.items())
+
+    def _find_wrong_classes(self, content: dict[str, Any]) -> str | None:
+        """Compare the classes of the config with those of the file."""
+        names = [category['name'] for category in content['categories']]
+        classes = self.metainfo.get('classes')
+        if not isinstance(classes, (tuple, list)) or not all(map(is_text, classes)):
+            return f"metainfo.classes must be a tuple of names, such as ('cat',), got {classes!r}"
+        missing = [name for name in classes if name not in names]
+        if missing:
+            return (
+                f'{len(missing)} classes of the config are not in the file: {examples(missing)}. The file has '
+                f'{examples(names)}. Set metainfo=dict(classes=...) of the dataset and bbox_head.num_classes to fit'
+            )
+        # mmdet numbers the classes in the order of the file, whatever the order in the config.
+        in_file_order = tuple(name for name in names if name in set(classes))
+        if in_file_order != tuple(classes):
+            return f'classes of the config must be in the order of the file, which is {in_file_order}'
+        return None
+
+    def _check_files(self, images: list[dict]) -> list[str]:
+        """Check where the images are, and look at some; return what is to be reported."""
+        if 'img' not in self.data_prefix:
+            self._fail(f'data_prefix must tell the folder of the images, as dict(img=...), got {self.data_prefix}')
+        folder = self.data_prefix['img']
+        try:
+            missing = find_missing(images, folder, self.data_root or None, self.allow_outside)
+        except AnnotationError as error:
+            self._fail(str(error))
+        absent = f'{len(missing)} of {len(images)} images are not there: {examples(missing)}'
+        if len(missing) > (0 if self.test_mode else self.max_missing) * len(images):
+            self._fail(
+                f'{absent}. Set data_root and data_prefix=dict(img=...) of the dataset, or take them out of the file'
+                + ('' if self.test_mode else f' (in training max_missing={self.max_missing} of them may be absent)')
+            )
+        notes = [absent] if missing else []
+        names = Counter(image['file_name'] for image in images)
+        doubled = [name for name, count in names.items() if count > 1]
+        if doubled:
+            notes.append(f'{len(doubled)} files are of several images: {examples(doubled)}')
+        return notes + self._compare_sizes(images, folder)
+
+    def _compare_sizes(self, images: list[dict], folder: str) -> list[str]:
+        """Compare sizes with those of the files; tools/check_dataset.py does so for all images."""
+        if '://' in folder or self.backend_args:
+            return []
+        other, looked_at = [], 0
+        for i in np.unique(np.linspace(0, len(images) - 1, NUM_LOOKED_AT).astype(int)):
+            image = images[i]
+            try:
+                size = image_size(os.path.join(folder, image['file_name']))
+            except DamagedImageError:  # met again, and named, where it is read
+                size = None
+            looked_at += size is not None
+            if size is not None and size != (image['width'], image['height']):
+                other.append(
+                    f'{image["file_name"]} is {size[0]} x {size[1]}, annotated as {image["width"]} x {image["height"]}'
+                )
+        if not other:
+            return []
+        return [
+            f'{len(other)} of {looked_at} images looked at have another size than annotated, which is taken as it is '
+            f'in the file: {examples(other)}'
+        ]

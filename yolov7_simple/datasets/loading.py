@@ -1,0 +1,133 @@
+"""Image files: decoding at a fraction of the size, and telling damaged ones."""
+
+from __future__ import annotations
+
+import io
+
+import cv2
+import numpy as np
+from mmcv.transforms import BaseTransform
+from mmdet.registry import TRANSFORMS
+from mmengine import fileio
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..runtime.errors import DamagedImageError
+from ..runtime.images import MAX_RATIO, is_cut_short
+from ..utils.options import checked_options
+
+# Pillow's default, 0.5 GB when it is decoded: a file of kilobytes can claim to be that large, and be a trap. It is
+# checked here as well, since other packages (SAHI for one) take Pillow's limit away for the whole process.
+MAX_PIXELS = 178_956_970
+EXIF_ORIENTATION = 0x0112
+# JPEG decodes at these fractions of its size, in less time.
+REDUCED_FLAGS = {
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
+
+
+def image_size(path: str, content: bytes | None = None) -> tuple[int, int] | None:
+    """Width and height of an image, upright by its EXIF tag, without decoding it.
+
+    Args:
+        path: Of the file.
+        content: Of the file, if it was read already.
+
+    Returns:
+        None if Pillow does not know what it is; OpenCV may.
+
+    Raises:
+        DamagedImageError: It claims to be of absurd dimensions.
+    """
+    absurd = DamagedImageError(path, f'claims to have more than {MAX_PIXELS / 1e6:.0f} million pixels')
+    try:
+        with Image.open(path if content is None else io.BytesIO(content)) as image:
+            width, height = image.size
+            # Asked for a tag that is not there, Pillow would decode the whole of a PNG file.
+            if 'exif' in image.info and image.getexif().get(EXIF_ORIENTATION, 1) >= 5:
+                width, height = height, width
+    except Image.DecompressionBombError:
+        raise absurd from None
+    except Exception:  # whatever damaged bytes make Pillow do
+        return None
+    if width * height > MAX_PIXELS:
+        raise absurd
+    if max(width, height) > MAX_RATIO * min(width, height):
+        raise DamagedImageError(path, f'is {width} x {height} pixels: one side may be {MAX_RATIO} times the other')
+    return width, height
+
+
+def read_file(path: str, backend_args: dict | None) -> bytes:
+    """Read an image file.
+
+    Raises:
+        DamagedImageError: It is not there, cannot be read, is empty, cut short, or of absurd dimensions.
+    """
+    try:
+        data = fileio.get(path, backend_args=backend_args)
+    except OSError as error:
+        raise DamagedImageError(path, f'cannot be read: {error.strerror or error}') from error
+    if is_cut_short(data) or not data:
+        raise DamagedImageError(path, f'is cut short after {len(data)} bytes')
+    image_size(path, data)
+    return data
+
+
+def decode_image(path: str, reduction: int = 1, backend_args: dict | None = None) -> NDArray:
+    """Decode an image as mmcv's loader does: 8 bits, BGR, upright by its EXIF tag.
+
+    Args:
+        path: Of the file.
+        reduction: 1, 2, 4 or 8: decode at 1 / reduction of the size.
+        backend_args: Of mmengine's file backend.
+
+    Returns:
+        (ceil(height / reduction), ceil(width / reduction), 3). Each pixel is the mean of a square of the whole image
+        with sides of ``reduction`` pixels.
+
+    Raises:
+        DamagedImageError: No image can be read from the file.
+    """
+    data = np.frombuffer(read_file(path, backend_args), np.uint8)
+    is_jpeg = data[:2].tobytes() == b'\xff\xd8'
+    try:
+        image = cv2.imdecode(data, REDUCED_FLAGS[reduction if is_jpeg else 1])
+    except cv2.error as error:
+        raise DamagedImageError(path, f'cannot be decoded: {error.err}') from error
+    if image is None:
+        raise DamagedImageError(path, 'cannot be decoded: it is damaged or not an image')
+    if reduction > 1 and not is_jpeg:
+        height, width = -image.shape[0] % reduction, -image.shape[1] % reduction
+        image = cv2.copyMakeBorder(image, 0, height, 0, width, cv2.BORDER_REPLICATE)
+        height, width = np.array(image.shape[:2]) // reduction
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    return image
+
+
+@TRANSFORMS.register_module()
+@checked_options
+class CheckImageFile(BaseTransform):
+    """Refuse an image file that is cut short or of absurd dimensions, after mmcv's loader, which refuses other damage.
+
+    A detector is not to be evaluated on half a picture. In training :class:`SeededMixDataset` replaces it instead.
+
+    Required key: ``img_path``, None for an image that is no file.
+
+    Args:
+        backend_args: Of mmengine's file backend.
+
+    Raises:
+        DamagedImageError: Such a file.
+    """
+
+    def __init__(self, backend_args: dict | None = None) -> None:
+        self.backend_args = backend_args
+
+    def transform(self, results: dict) -> dict:
+        """Look at the file's end."""
+        if results['img_path'] is not None:
+            read_file(results['img_path'], self.backend_args)
+        return results

@@ -1,0 +1,142 @@
+"""A dataset of mixed samples: reproducible ones, and no end of training for a damaged file."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from mmdet.datasets import MultiImageMixDataset
+from mmdet.registry import DATASETS
+from mmengine.dataset import BaseDataset
+from mmengine.logging import print_log
+
+from ..runtime.errors import DamagedImageError
+from ..utils.options import Count, Share, checked_options
+
+
+@DATASETS.register_module()
+@checked_options
+class SeededMixDataset(MultiImageMixDataset):
+    """mmdet's MultiImageMixDataset with reproducible samples, without its deep copies, that outlives damaged files.
+
+    With :class:`MixDatasetHook`, which tells it the seed and the epoch, numpy's and Python's random numbers are seeded
+    for each sample from seed, epoch and index: samples are the same for any number of workers, and a resumed run goes
+    on with those that it would have had. Without the hook it draws from the random state of the worker.
+
+    Wrappers that repeat indexes, as RepeatDataset, belong inside: outside, they would repeat the sample.
+
+    An image that cannot be read is named once in the log, and the sample is made without it.
+
+    Args:
+        dataset: Dataset or its config: the annotations.
+        pipeline: Transforms; one with ``get_indexes`` finds the other images in ``mix_results``.
+        skip_type_keys: Types of transforms to skip.
+        max_refetch: After so many failures in a row a sample is given up.
+        max_damaged: Share of the images that may be damaged.
+        lazy_init: As in mmdet.
+
+    Raises:
+        RuntimeError: While sampling, when too many images are damaged.
+    """
+
+    def __init__(
+        self,
+        dataset: BaseDataset | dict,
+        pipeline: list[dict],
+        skip_type_keys: list[str] | None = None,
+        max_refetch: Count = 15,
+        max_damaged: Share = 0.01,
+        lazy_init: bool = False,
+    ) -> None:
+        super().__init__(dataset, pipeline, skip_type_keys, max_refetch, lazy_init)
+        self.max_damaged = max_damaged
+        # In shared memory, for workers that live through all epochs. Seed -1: none was told.
+        self._seed_and_epoch = torch.full((2,), -1, dtype=torch.int64).share_memory_()
+        self.damaged = torch.zeros(len(self), dtype=torch.int32).share_memory_()  # 1: found to be damaged
+
+    def set_epoch(self, seed: int, epoch: int) -> None:
+        """Make the samples of another epoch from now on, in all worker processes."""
+        self._seed_and_epoch.copy_(torch.tensor([seed, epoch]))
+
+    def __getitem__(self, index: int) -> dict:
+        """Make a sample around the image with this index."""
+        with self._seeded(index):
+            for _ in range(self.max_refetch):
+                sources: dict[str, int] = {}
+                try:
+                    sample = self._make_sample(index, sources)
+                except DamagedImageError as error:
+                    self._note_damaged(sources[error.path], error)
+                    if sources[error.path] == index:
+                        index = np.random.randint(len(self))
+                    continue
+                if sample is not None:
+                    return sample
+        raise RuntimeError(
+            f'No sample in {self.max_refetch} attempts: its images were damaged, or a transform returned None. '
+            f'Look at the warnings above, and at data_root, data_prefix and the pipeline'
+        )
+
+    def sources(self, index: int) -> list[str]:
+        """Name the files of which the sample around this index is made, in this epoch."""
+        sources: dict[str, int] = {}
+        with self._seeded(index):
+            self._make_sample(index, sources)
+        return list(sources)
+
+    def _make_sample(self, index: int, sources: dict[str, int]) -> dict | None:
+        """Run the pipeline once, noting the path and index of each image."""
+
+        def fetch(index: int) -> dict:
+            results = self.dataset[index]  # unpickled or copied by the dataset, so that it may be changed
+            sources[results['img_path']] = index
+            return results
+
+        results = fetch(index)
+        for transform, transform_type in zip(self.pipeline, self.pipeline_types):
+            if transform_type in (self._skip_type_keys or ()):
+                continue
+            if hasattr(transform, 'get_indexes'):
+                indexes = transform.get_indexes(self.dataset)
+                results['mix_results'] = [fetch(i) for i in (indexes if isinstance(indexes, list) else [indexes])]
+            results = transform(results)
+            if results is None:
+                return None
+            results.pop('mix_results', None)
+        return results
+
+    @contextmanager
+    def _seeded(self, index: int) -> Iterator[None]:
+        """Seed the random numbers of a sample. Those of the process go on afterwards as if nothing had been."""
+        seed, epoch = self._seed_and_epoch.tolist()
+        if seed < 0:
+            yield
+            return
+        states = np.random.get_state(), random.getstate()
+        words = np.random.SeedSequence([seed, epoch, index]).generate_state(4)
+        np.random.seed(words)
+        random.seed(words.tobytes())
+        try:
+            yield
+        finally:
+            np.random.set_state(states[0])
+            random.setstate(states[1])
+
+    def _note_damaged(self, index: int, error: DamagedImageError) -> None:
+        """Name an image the first time, and stop when there are too many.
+
+        Raises:
+            RuntimeError: More than the allowed share is damaged.
+        """
+        if not self.damaged[index]:
+            self.damaged[index] = 1
+            print_log(f'{error}; other samples take its place', 'current', level=30)
+        count = int(self.damaged.sum())
+        if count > self.max_damaged * len(self):
+            raise RuntimeError(
+                f'{count} of {len(self)} images cannot be read, which is more than {self.max_damaged:.0%}: repair the '
+                f'data, or allow more with max_damaged. The last one: {error}'
+            ) from error

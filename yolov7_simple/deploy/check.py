@@ -1,0 +1,209 @@
+"""Proof that an exported file does what the model does, but for rounding.
+
+B images, P priors, N candidates of an image, K detections of it, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..ops.nms import pairwise_overlaps
+from ..runtime.onnx_detector import OnnxDetector
+from .export import DeployGraph, ExportError
+
+# What rounding may do between two implementations of the same float32 convolutions, where scores end at 1 and boxes
+# are measured in their own longer side.
+SCORE_TOLERANCE = 1e-3
+BOX_TOLERANCE = 1e-3
+IOU_TOLERANCE = 5e-3
+
+
+class Difference(NamedTuple):
+    """How far a file is from the model.
+
+    box: largest difference of a coordinate, in pixels. relative_box: the same relative to the longer side of the box.
+    score: largest difference of a score. count: of the boxes compared. faults: what is not rounding, in words.
+    """
+
+    box: float
+    relative_box: float
+    score: float
+    count: int
+    faults: list[str]
+
+
+def compare(graph: DeployGraph, images: Tensor, outputs: Sequence[Tensor]) -> Difference:
+    """Compare what ONNX Runtime gave for a batch with the model.
+
+    Args:
+        graph: The model.
+        images: (B, 3, H, W).
+        outputs: ``dets, labels`` or ``boxes, scores``, as :class:`DeployGraph` returns them.
+    """
+    with torch.no_grad():
+        if graph.with_nms:
+            parts = compare_detections(graph, images, *outputs)
+        else:
+            parts = [compare_raw(graph(images), outputs)]
+    faults = [fault for part in parts for fault in part.faults]
+    box, relative_box, score, count = (
+        [getattr(part, field) for part in parts] for field in ('box', 'relative_box', 'score', 'count')
+    )
+    for name, value, limit in (
+        ('boxes', max(relative_box), BOX_TOLERANCE),
+        ('scores', max(score), SCORE_TOLERANCE),
+    ):
+        if not value <= limit:  # NaN is a fault, too
+            faults.append(f'{name} differ by {value:.2g}, and rounding by no more than {limit:g}')
+    return Difference(max(box), max(relative_box), max(score), sum(count), faults)
+
+
+def compare_raw(wanted: Sequence[Tensor], given: Sequence[Tensor]) -> Difference:
+    """Compare boxes (B, P, 4) and scores (B, P, C) one by one."""
+    boxes, scores = wanted
+    difference = (boxes - given[0]).abs().amax(-1)
+    side = (boxes[..., 2:] - boxes[..., :2]).amax(-1).clamp(min=1)
+    return Difference(
+        difference.max().item(),
+        (difference / side).max().item(),
+        (scores - given[1]).abs().max().item(),
+        difference.numel(),
+        [],
+    )
+
+
+def compare_detections(graph: DeployGraph, images: Tensor, dets: Tensor, labels: Tensor) -> list[Difference]:
+    """Check that detections are what exact NMS makes of the model's candidates, but for rounding.
+
+    Box by box would not do: one candidate that rounding moves across a threshold decides on those it overlaps, and
+    so on. But the outcome of greedy NMS is the only set of candidates such that (1) none of them is overlapped by a
+    better one of the set, and (2) every candidate beyond the set is. Both are checked, each with room for rounding.
+
+    Args:
+        graph: The model.
+        images: (B, 3, H, W).
+        dets: (B, K, 5).
+        labels: (B, K).
+
+    Returns:
+        One for each image.
+    """
+    outputs = graph.head(graph.neck(graph.backbone(images)))
+    # Not the best nms_pre alone: where scores are nearly equal, as early in training, rounding decides who is.
+    every = graph.head.candidates(*outputs, -1)
+    boxes, scores, candidate_labels = graph.head.candidates(*outputs, graph.nms_pre)
+    if graph.nms_pre > 0:
+        cells = [level.shape[2] * level.shape[3] for level in outputs[0]]
+        levels = scores.split([min(graph.nms_pre, count) for count in cells], 1)
+        cut = torch.cat([level[:, -1:].expand_as(level) for level in levels], 1) + SCORE_TOLERANCE
+    else:
+        cut = torch.zeros_like(scores)
+    cut = cut.clamp(min=graph.score_threshold + SCORE_TOLERANCE)
+
+    differences = []
+    for i in range(len(images)):
+        found = labels[i] >= 0
+        kept, kept_labels = dets[i][found], labels[i][found]
+        sure = scores[i] > cut[i]
+        if found.all() and len(kept) < scores.shape[1]:  # cut off at max_per_img
+            sure &= scores[i] > kept[-1, 4] + SCORE_TOLERANCE
+        candidates = (boxes[i][sure], scores[i][sure], candidate_labels[i][sure])
+        lowest = kept[-1, 4] if len(kept) else 1.0
+        likely = every[1][i] > lowest - SCORE_TOLERANCE
+        everything = tuple(values[i][likely] for values in every)
+        differences.append(compare_image(graph, kept, kept_labels, candidates, everything))
+    return differences
+
+
+def compare_image(
+    graph: DeployGraph,
+    kept: Tensor,
+    kept_labels: Tensor,
+    candidates: tuple[Tensor, Tensor, Tensor],
+    everything: tuple[Tensor, Tensor, Tensor],
+) -> Difference:
+    """Do :func:`compare_detections` for one image.
+
+    Args:
+        graph: The model.
+        kept: (K, 5), found by the file.
+        kept_labels: (K,).
+        candidates: Boxes (N, 4), scores (N,) and labels (N,) that NMS must have seen.
+        everything: The same of all that it may have seen.
+    """
+    faults = []
+    if not len(kept):
+        if len(candidates[0]):
+            faults.append(f'the file finds nothing, the model has {len(candidates[0])} candidates')
+        return Difference(0.0, 0.0, 0.0, 0, faults)
+
+    def signature(box: Tensor, score: Tensor, label: Tensor) -> Tensor:
+        return torch.cat([box, score[:, None] * 100, label[:, None].float() * 1e5], 1)
+
+    signatures = signature(kept[:, :4], kept[:, 4], kept_labels)
+    everything_signatures = signature(*everything)
+    # A few at a time: every cell and class may be there.
+    nearest = [torch.cdist(part, everything_signatures, p=torch.inf).argmin(1) for part in signatures.split(64)]
+    nearest = torch.cat(nearest)
+    partner_boxes, partner_scores, partner_labels = (values[nearest] for values in everything)
+    difference = (kept[:, :4] - partner_boxes).abs().amax(1)
+    side = (partner_boxes[:, 2:] - partner_boxes[:, :2]).amax(1).clamp(min=1)
+    if (partner_labels != kept_labels).any():
+        faults.append('the file finds a class that the model does not have there')
+
+    def meet(rows: Tensor, columns: Tensor) -> Tensor:
+        if graph.class_agnostic:
+            return torch.ones(len(rows), len(columns), dtype=torch.bool)
+        return rows[:, None] == columns
+
+    doubled = pairwise_overlaps(kept[:, :4], kept[:, :4], graph.iou_threshold + IOU_TOLERANCE, 0)
+    doubled &= meet(kept_labels, kept_labels)
+    num_doubled = int(doubled.triu(1).any(0).sum())
+    if num_doubled:
+        faults.append(f'{num_doubled} detections should have been suppressed')
+
+    boxes, scores, labels = candidates
+    excused = pairwise_overlaps(kept[:, :4], boxes, graph.iou_threshold - IOU_TOLERANCE, 0)
+    excused &= meet(kept_labels, labels) & (kept[:, 4:] >= scores - SCORE_TOLERANCE)
+    # A kept one overlaps itself, unless it has no area.
+    missed = ~excused.any(0) & ((boxes[:, 2:] - boxes[:, :2]).amin(1) > 1e-3)
+    if missed.any():
+        faults.append(f'{int(missed.sum())} detections are missing (scores up to {scores[missed].max():.3f})')
+    return Difference(
+        difference.max().item(),
+        (difference / side).max().item(),
+        (kept[:, 4] - partner_scores).abs().max().item(),
+        len(kept),
+        faults,
+    )
+
+
+def check_export(graph: DeployGraph, detector: OnnxDetector, batches: Iterable[Tensor]) -> list[Difference]:
+    """Run the file in ONNX Runtime, and compare it with the model.
+
+    Args:
+        graph: What was exported.
+        detector: The file.
+        batches: Images, (B, 3, H, W) each, of sizes that the file takes.
+
+    Returns:
+        One for each batch.
+
+    Raises:
+        ExportError: They differ by more than rounding.
+    """
+    differences = []
+    for images in batches:
+        outputs = [torch.from_numpy(output) for output in detector.session.run(None, {'images': images.numpy()})]
+        difference = compare(graph, images, outputs)
+        if difference.faults:
+            raise ExportError(
+                f'ONNX Runtime differs from PyTorch for {len(images)} images of {images.shape[3]} x '
+                f'{images.shape[2]}: ' + '; '.join(difference.faults)
+            )
+        differences.append(difference)
+    return differences

@@ -1,0 +1,173 @@
+"""The deploy graph: a trained detector as one ONNX file of standard operators, and the proof that it is the same.
+
+B images, P priors (cells of all levels), N candidates (cell and class), K detections of an image, C classes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmcv.cnn.utils import fuse_conv_bn
+from torch import Tensor, nn
+
+from ..models.boxes import decode_boxes, flatten_levels, gather_rows, smaller
+from ..ops.nms import nms
+
+# 11 is the first with a NonMaxSuppression and a TopK as used here, 20 the last that torch's TorchScript exporter knows.
+MIN_OPSET, DEFAULT_OPSET, MAX_OPSET = 11, 17, 20
+
+
+class ExportError(Exception):
+    """A model that cannot be exported, or an export that is not the same as the model."""
+
+
+class OnnxNMS(torch.autograd.Function):
+    """The operator NonMaxSuppression: our exact NMS in torch, one node in ONNX."""
+
+    @staticmethod
+    def forward(ctx: Any, boxes: Tensor, class_scores: Tensor, iou_threshold: float, score_threshold: float) -> Tensor:
+        """Select: boxes (B, N, 4), class_scores (B, C, N) -> (S, 3): image, class and box of each selected."""
+        if torch.onnx.is_in_onnx_export():
+            return boxes.new_zeros((1, 3), dtype=torch.long)  # for the tracer: the node's results are not used
+        selected = []
+        for image, (image_boxes, image_scores) in enumerate(zip(boxes, class_scores)):
+            for label, scores in enumerate(image_scores):
+                index = (scores > score_threshold).nonzero().squeeze(1)
+                index = index[nms(image_boxes[index], scores[index], iou_threshold)]
+                selected.append(torch.stack([torch.full_like(index, image), torch.full_like(index, label), index], 1))
+        return torch.cat(selected)
+
+    @staticmethod
+    def symbolic(g: Any, boxes: Any, class_scores: Any, iou_threshold: float, score_threshold: float) -> Any:
+        """Write the node: no limit on the number of boxes of a class, corners in any order."""
+        limit, iou, score = (
+            g.op('Constant', value_t=torch.tensor(value))
+            for value in ([2**31 - 1], [float(iou_threshold)], [float(score_threshold)])
+        )
+        return g.op('NonMaxSuppression', boxes, class_scores, limit, iou, score)
+
+
+class DeployGraph(nn.Module):
+    """Images to detections as tensors of a fixed form, for deployment.
+
+    Args:
+        model: A single-stage detector with :class:`YOLOv7SimpleHead`; copied, its BatchNorms folded.
+        with_nms: Suppress doubles, or give all boxes as they are.
+
+    Raises:
+        ExportError: Another head, or another NMS than the plain one.
+    """
+
+    def __init__(self, model: nn.Module, with_nms: bool = True) -> None:
+        super().__init__()
+        head = getattr(model, 'bbox_head', None)
+        if not hasattr(head, 'candidates'):
+            raise ExportError(f'{type(model).__name__} with {type(head).__name__}: only YOLOv7SimpleHead is exported')
+        nms_cfg = dict(head.test_cfg.get('nms', {'iou_threshold': 0.7}))
+        if nms_cfg.get('type', 'nms') != 'nms' or not nms_cfg.keys() <= {'type', 'iou_threshold', 'class_agnostic'}:
+            raise ExportError(f'test_cfg.nms={nms_cfg}: ONNX has plain NMS alone; set nms=dict(type="nms", ...)')
+        # Copied without the preprocessor, which is not part of the graph.
+        self.backbone, self.neck, self.head = (
+            fuse_conv_bn(deepcopy(part)).eval() for part in (model.backbone, model.neck, head)
+        )
+        self.with_nms = with_nms
+        self.iou_threshold = nms_cfg['iou_threshold']
+        self.class_agnostic = nms_cfg.get('class_agnostic', False)
+        self.nms_pre = head.test_cfg.get('nms_pre', 1000)
+        self.score_threshold = head.test_cfg.get('score_thr', 0.001)
+        self.max_per_img = head.test_cfg.get('max_per_img', -1)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Detect.
+
+        Args:
+            images: (B, 3, H, W), as the data preprocessor gives them; H and W multiples of 32.
+
+        Returns:
+            With NMS, dets (B, K, 5): xyxy in pixels of the input and score, best first, and labels (B, K), -1 where
+            an image has fewer than K. Without, boxes (B, P, 4), xyxy, and scores (B, P, C).
+        """
+        cls_scores, bbox_preds, objectnesses = self.head(self.neck(self.backbone(images)))
+        if not self.with_nms:
+            priors = torch.cat(self.head.level_priors(cls_scores))
+            scores = (flatten_levels(cls_scores).sigmoid() * flatten_levels(objectnesses).sigmoid()).sqrt()
+            return decode_boxes(priors, flatten_levels(bbox_preds)), scores
+
+        boxes, scores, labels = self.head.candidates(cls_scores, bbox_preds, objectnesses, self.nms_pre)
+        if self.class_agnostic:
+            class_scores = scores.unsqueeze(1)  # (B, 1, N)
+        else:
+            # A candidate has one class: the others see it at score 0, below any threshold, and so never meet it.
+            class_scores = scores.new_zeros(scores.shape[0], self.head.num_classes, scores.shape[1])
+            class_scores = class_scores.scatter(1, labels.unsqueeze(1), scores.unsqueeze(1))  # (B, C, N)
+        selected = OnnxNMS.apply(boxes, class_scores, self.iou_threshold, self.score_threshold)  # (S, 3)
+        kept = scores.new_zeros(scores.shape).flatten()  # (B * N,)
+        kept = kept.scatter(0, selected[:, 0] * scores.shape[1] + selected[:, 2], 1.0).view_as(scores)
+        num_dets = scores.shape[1] if self.max_per_img < 1 else smaller(self.max_per_img, scores.shape[1])
+        best, order = (scores * kept).topk(num_dets)  # (B, K)
+        found = best > 0
+        dets = torch.cat([gather_rows(boxes, order), best.unsqueeze(-1)], -1)
+        dets = torch.where(found.unsqueeze(-1), dets, torch.zeros_like(dets))
+        return dets, torch.where(found, labels.gather(1, order), -torch.ones_like(order))
+
+
+def export_onnx(
+    graph: DeployGraph,
+    path: Path,
+    size: tuple[int, int],
+    dynamic_size: bool = False,
+    opset: int = DEFAULT_OPSET,
+    metadata: dict[str, str] | None = None,
+) -> None:
+    """Write the graph, for any number of images.
+
+    Args:
+        graph: On the CPU.
+        path: Overwritten.
+        size: Height and width of the input; with ``dynamic_size`` those that it is traced at.
+        dynamic_size: Leave height and width open, too.
+        opset: Version of the ONNX operators.
+        metadata: Stored in the file.
+
+    Raises:
+        ExportError: A version that is too old or new, or operators beside the standard's.
+    """
+    import onnx
+
+    if not MIN_OPSET <= opset <= MAX_OPSET:
+        raise ExportError(f'opset {opset}: must be {MIN_OPSET} to {MAX_OPSET}; {DEFAULT_OPSET} is a good choice')
+    names = ('dets', 'labels') if graph.with_nms else ('boxes', 'scores')
+    axes = {'images': {0: 'batch', **({2: 'height', 3: 'width'} if dynamic_size else {})}}
+    for name in names:
+        axes[name] = {0: 'batch', **({1: 'count'} if dynamic_size else {})}
+    # The TorchScript exporter, on purpose: it is in every torch from 2.0, needs no further package, and writes any
+    # opset, while torch's newer one translates to 18 and converts down from there.
+    chosen = {'dynamo': False} if 'dynamo' in torch.onnx.export.__code__.co_varnames else {}
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter('ignore')  # that it is the older one; that sizes become constants
+        torch.onnx.export(
+            graph.eval(),
+            (torch.zeros(2, 3, *size),),
+            str(path),
+            opset_version=opset,
+            input_names=['images'],
+            output_names=list(names),
+            dynamic_axes=axes,
+            **chosen,
+        )
+        shapes = [output.shape for output in graph(torch.zeros(1, 3, *size))]
+    model = onnx.load(str(path))
+    foreign = {node.op_type for node in model.graph.node if node.domain not in ('', 'ai.onnx')}
+    if foreign:
+        raise ExportError(f'the export needs operators beside the standard ones: {sorted(foreign)}')
+    for output, shape in zip(model.graph.output, shapes):
+        dims = output.type.tensor_type.shape.dim
+        for i in range(2 if dynamic_size else 1, len(shape)):
+            dims[i].dim_value = shape[i]  # known here, but not to the exporter
+    onnx.helper.set_model_props(model, metadata or {})
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, str(path))

@@ -1,0 +1,107 @@
+"""What an exported file says of itself: how images are prepared, and what its numbers mean."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from mmengine.config import Config
+
+from ..runtime.onnx_detector import PRODUCER
+from .export import DeployGraph, ExportError
+
+# Steps of a test pipeline that leave the pixels as they are.
+NOT_PREPROCESSING = ('LoadImageFromFile', 'InferencerLoader', 'CheckImageFile', 'LoadAnnotations', 'PackDetInputs')
+
+
+class Preprocessing(NamedTuple):
+    """What an image goes through before the network, as the config has it."""
+
+    scale: tuple[int, int]  # width and height that the image is resized to fit in, lying or standing
+    mean: list[float]
+    std: list[float]
+    bgr_to_rgb: bool
+    pad_value: float  # after mean and std
+    pad_size_divisor: int
+
+
+def read_preprocessing(cfg: Config) -> Preprocessing:
+    """Read the test pipeline and the data preprocessor.
+
+    Raises:
+        ExportError: They do something that the file's metadata cannot tell its user.
+    """
+    resize = None
+    for transform in cfg.test_dataloader.dataset.pipeline:
+        kind = str(transform['type']).rpartition('.')[2]
+        if kind == 'Resize':
+            resize = transform
+        elif kind not in NOT_PREPROCESSING:
+            raise ExportError(f'test pipeline: {kind} is not known to the export, which knows Resize alone')
+    if resize is None or not resize.get('keep_ratio') or 'scale' not in resize:
+        raise ExportError('test pipeline: needs one dict(type="Resize", scale=(W, H), keep_ratio=True)')
+    if resize.get('interpolation', 'bilinear') != 'bilinear' or resize.get('backend', 'cv2') != 'cv2':
+        raise ExportError('test pipeline: Resize must be bilinear, with cv2')
+    preprocessor = cfg.model.get('data_preprocessor', {})
+    if preprocessor.get('rgb_to_bgr'):
+        raise ExportError('data_preprocessor: rgb_to_bgr is not known to the export')
+    return Preprocessing(
+        scale=tuple(resize.scale),
+        mean=[float(value) for value in preprocessor.get('mean') or [0.0] * 3],
+        std=[float(value) for value in preprocessor.get('std') or [1.0] * 3],
+        bgr_to_rgb=bool(preprocessor.get('bgr_to_rgb', False)),
+        pad_value=float(preprocessor.get('pad_value', 0)),
+        pad_size_divisor=int(preprocessor.get('pad_size_divisor', 1)),
+    )
+
+
+def padded_size(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
+    """Height and width of the network's input for an image of a height and width, as mmdet's Resize rounds."""
+    long, short = max(preprocessing.scale), min(preprocessing.scale)
+    factor = min(long / max(size), short / min(size))
+    divisor = preprocessing.pad_size_divisor
+    height, width = (-(-int(side * factor + 0.5) // divisor) * divisor for side in size)
+    return height, width
+
+
+def default_size(cfg: Config, preprocessing: Preprocessing) -> tuple[int, int]:
+    """Choose the height and width of an input of one size.
+
+    If all test images come to one size, it is that: then the file gives the numbers of ``tools/test.py``, while more
+    padding would change the scores near it. Otherwise it is what every image fits in: Resize's scale.
+    """
+    dataset = cfg.test_dataloader.dataset
+    path = Path(dataset.get('data_root') or '') / dataset.get('ann_file', '')
+    try:
+        images = json.loads(path.read_text(encoding='utf-8'))['images']
+        sizes = {padded_size((image['height'], image['width']), preprocessing) for image in images}
+    except (OSError, ValueError, LookupError, TypeError):  # a dataset that is not here, or not COCO's
+        sizes = set()
+    if len(sizes) == 1:
+        return sizes.pop()
+    divisor = preprocessing.pad_size_divisor
+    width, height = (-(-side // divisor) * divisor for side in preprocessing.scale)
+    return height, width
+
+
+def build_metadata(graph: DeployGraph, classes: Sequence[str], preprocessing: Preprocessing) -> dict[str, str]:
+    """Say all that is needed to use the file; every value is JSON."""
+    values = {
+        'producer': PRODUCER,
+        'outputs': 'detections' if graph.with_nms else 'raw',
+        'classes': list(classes),
+        'resize': {'long': max(preprocessing.scale), 'short': min(preprocessing.scale), 'interpolation': 'bilinear'},
+        'channel_order': 'RGB' if preprocessing.bgr_to_rgb else 'BGR',
+        'mean': preprocessing.mean,
+        'std': preprocessing.std,
+        'pad_value': preprocessing.pad_value,
+        'pad_size_divisor': preprocessing.pad_size_divisor,
+        'score_threshold': graph.score_threshold,
+        'iou_threshold': graph.iou_threshold,
+        'class_agnostic': graph.class_agnostic,
+        'nms_pre': graph.nms_pre,
+        'max_per_img': graph.max_per_img,
+    }
+    return {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}

@@ -1,0 +1,1 @@
+"""What the Runner is given: hooks, loops, checkpoints, and what it does without a GPU."""

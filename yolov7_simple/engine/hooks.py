@@ -1,0 +1,266 @@
+"""Hooks of the Runner: the last stage, the seeds of samples, checkpoints that fit, finite numbers, fast tests."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+
+from mmdet.engine.hooks import CheckInvalidLossHook
+from mmdet.registry import HOOKS
+from mmengine.dist import all_reduce, get_rank
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.runner import IterBasedTrainLoop, Runner, find_latest_checkpoint
+from torch import nn
+from torch.utils.data import Dataset
+
+from ..datasets.mix_dataset import SeededMixDataset
+from ..datasets.mosaic import MosaicAffineMixUp
+from ..models.fast import speed_up
+from ..utils.checkpoint import check_weights, misshapen
+from ..utils.options import Count, CountOr0, checked_options
+
+
+def walk_datasets(dataset: Dataset) -> Iterator[Dataset]:
+    """A dataset and all those that it wraps."""
+    yield dataset
+    # mmengine's num_batch_per_epoch wraps one as _dataset.
+    inner = [getattr(dataset, name, None) for name in ('dataset', '_dataset')]
+    for inner_dataset in (*inner, *getattr(dataset, 'datasets', ())):
+        if inner_dataset is not None:
+            yield from walk_datasets(inner_dataset)
+
+
+def find_mosaics(dataset: Dataset) -> Iterator[MosaicAffineMixUp]:
+    """All mosaic transforms of a dataset and of those that it wraps."""
+    for inner in walk_datasets(dataset):
+        pipeline = getattr(inner, 'pipeline', ())
+        for transform in getattr(pipeline, 'transforms', pipeline):
+            if isinstance(transform, MosaicAffineMixUp):
+                yield transform
+
+
+@HOOKS.register_module()
+@checked_options
+class LastStageHook(Hook):
+    """Close mosaic and mixup and turn the L1 loss on for the last epochs.
+
+    It looks at the number of the epoch alone, so it does the same in a resumed run, and nothing is restarted: the
+    transform holds its switch in memory that it shares with the loader's workers.
+
+    Args:
+        num_last_epochs: Length of the last stage; 0: there is none.
+
+    Raises:
+        ValueError: A negative length; a training loop without epochs, a head without ``use_l1``.
+    """
+
+    def __init__(self, num_last_epochs: CountOr0 = 20) -> None:
+        self.num_last_epochs = num_last_epochs
+        self._is_last = False
+
+    def before_train(self, runner: Runner) -> None:
+        """Find mistakes now, not in the last stage."""
+        if self.num_last_epochs and isinstance(runner.train_loop, IterBasedTrainLoop):
+            raise ValueError('LastStageHook counts epochs: use EpochBasedTrainLoop, or num_last_epochs=0')
+        if self.num_last_epochs and not hasattr(self._head(runner), 'use_l1'):
+            raise ValueError('LastStageHook turns on the L1 loss of model.bbox_head, which has no use_l1')
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Begin the last stage when its first epoch does."""
+        is_last = runner.epoch >= runner.max_epochs - self.num_last_epochs
+        if is_last == self._is_last:
+            return
+        self._is_last = is_last
+        mosaics = list(find_mosaics(runner.train_dataloader.dataset))
+        for mosaic in mosaics:
+            mosaic.close(is_last)
+        self._head(runner).use_l1 = is_last
+        runner.logger.info(
+            f'Last stage from epoch {runner.epoch + 1} of {runner.max_epochs}: with L1 loss, '
+            + ('no mosaic and mixup.' if mosaics else 'and there is no MosaicAffineMixUp to close.')
+        )
+
+    @staticmethod
+    def _head(runner: Runner) -> nn.Module | None:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        return getattr(model, 'bbox_head', None)
+
+
+@HOOKS.register_module()
+@checked_options
+class MixDatasetHook(Hook):
+    """Tell each :class:`SeededMixDataset` the seed and the epoch, and report its damaged images."""
+
+    def before_train(self, runner: Runner) -> None:
+        """Find the datasets.
+
+        Raises:
+            ValueError: A wrapper around one would repeat samples within an epoch.
+        """
+        self._datasets, self._num_damaged = [], 0
+        for dataset in walk_datasets(runner.train_dataloader.dataset):
+            if isinstance(getattr(dataset, 'dataset', None), SeededMixDataset):
+                raise ValueError(
+                    f'{type(dataset).__name__} around SeededMixDataset would repeat its samples: swap the two'
+                )
+            if isinstance(dataset, SeededMixDataset):
+                self._datasets.append(dataset)
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Seed the samples of this epoch."""
+        if isinstance(runner.train_loop, IterBasedTrainLoop):
+            return  # There are no epochs: with this seed, each round over the dataset would be the same.
+        for i, dataset in enumerate(self._datasets):
+            dataset.set_epoch(runner.seed + i, runner.epoch)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Count the damaged images that any rank has found."""
+        found, total = 0, 0
+        for dataset in self._datasets:
+            damaged = dataset.damaged.clone()
+            all_reduce(damaged)
+            found, total = found + int((damaged > 0).sum()), total + len(dataset)
+        if found:
+            new = found - self._num_damaged
+            runner.logger.warning(f'{found} of {total} training images cannot be read, {new} new in this epoch.')
+        self._num_damaged = found
+
+
+# Weights whose shapes depend on the number of classes.
+CLASS_LAYER = re.compile(r'\.cls_(preds|towers)\.')
+
+
+@HOOKS.register_module()
+@checked_options
+class CheckpointCheckHook(Hook):
+    """Refuse a checkpoint that does not fit the model, which mmengine would load in part.
+
+    Fine-tuning (``load_from``) may change the classes: then the class layers start anew, and that is said.
+    """
+
+    priority = 'VERY_HIGH'  # before the EMA copies what is loaded
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Compare names and shapes.
+
+        Raises:
+            CheckpointError: They differ, and not in the class layers of a model to be fine-tuned alone.
+        """
+        model = runner.model
+        while hasattr(model, 'module'):  # DDP, test-time augmentation
+            model = model.module
+        wanted = model.state_dict()
+        state_dict = checkpoint.get('state_dict', checkpoint)
+        names = {key.removeprefix('module.'): key for key in state_dict}
+        found = {name: state_dict[key] for name, key in names.items()}
+        is_training = isinstance(runner.optim_wrapper, OptimWrapper)
+        others = misshapen(found, wanted)
+        if is_training and not runner._resume and others and all(map(CLASS_LAYER.search, others)):
+            for name in others:
+                del state_dict[names[name]], found[name], wanted[name]
+            runner.logger.info(
+                f'Other classes than in the checkpoint: {len(others)} tensors of class layers start anew.'
+            )
+        check_weights(found, wanted, 'CheckpointCheckHook: the checkpoint')
+
+
+@HOOKS.register_module()
+@checked_options
+class NonFiniteLossHook(CheckInvalidLossHook):
+    """Stop when a number is not finite: say where it came from, and save nothing that it has spoilt.
+
+    The loss of every ``interval`` steps is looked at, in float32 also the norm of the gradient; with a loss scale
+    infinite gradients are part of the search for one, and such steps are left out. No checkpoint is written with
+    weights or statistics that are not finite.
+
+    Args:
+        interval: Look at the loss of every so many steps.
+    """
+
+    def __init__(self, interval: Count = 1) -> None:
+        super().__init__(interval)
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
+    ) -> None:
+        """Look at the loss.
+
+        Raises:
+            FloatingPointError: It is not finite.
+        """
+        if not self.every_n_train_iters(runner, self.interval):
+            return
+        norms = runner.message_hub.log_scalars.get('train/grad_norm')
+        has_norm = norms is not None and not isinstance(runner.optim_wrapper, AmpOptimWrapper)
+        norm = norms.current() if has_norm else 0.0
+        if outputs['loss'].isfinite() and math.isfinite(norm):
+            return
+        losses = {name: value.item() for name, value in outputs.items()}
+        values = ', '.join(f'{name} {value:.4g}' for name, value in {**losses, 'grad_norm': norm}.items())
+        files = self._files(runner, data_batch)
+        raise FloatingPointError(
+            f'Step {runner.iter + 1}, batch {batch_idx + 1} of epoch {runner.epoch + 1}, rank {get_rank()}: {values}. '
+            f'{self._advice(runner)} The {len(files)} files of this batch: {", ".join(files)}'
+        )
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Look at the weights.
+
+        Raises:
+            FloatingPointError: One of them is not finite; nothing is written.
+        """
+        for name, value in (*checkpoint['state_dict'].items(), *checkpoint.get('ema_state_dict', {}).items()):
+            if not value.isfinite().all():
+                raise FloatingPointError(
+                    f'Not saved after step {runner.iter}: {name} is not finite. {self._advice(runner)}'
+                )
+
+    @staticmethod
+    def _advice(runner: Runner) -> str:
+        last = find_latest_checkpoint(runner.work_dir)
+        return (
+            f'{last} is as it was: go on from it with --resume, and' if last else 'Nothing was saved yet: start again'
+        ) + ' with a lower learning rate, or without --amp.'
+
+    @staticmethod
+    def _files(runner: Runner, data_batch: dict) -> list[str]:
+        """The files that the batch was made of; those of a mosaic are drawn once more."""
+        paths = [sample.metainfo.get('img_path', 'unknown') for sample in data_batch['data_samples']]
+        for dataset in walk_datasets(runner.train_dataloader.dataset):
+            if isinstance(dataset, SeededMixDataset):
+                index_of = {dataset.dataset.get_data_info(i)['img_path']: i for i in range(len(dataset))}
+                paths = [source for path in paths for source in dataset.sources(index_of[path])]
+        return sorted(set(paths))
+
+
+@HOOKS.register_module()
+@checked_options
+class FastInferenceHook(Hook):
+    """Test with :func:`speed_up`; ``tools/test.py`` with ``custom_hooks=[dict(type='FastInferenceHook')]``.
+
+    The model of the runner is another one during the test, and the same as before after it: what training goes on
+    with, and the average that the EMA hook swaps in and out, are not touched.
+
+    Args:
+        compiled: As in :func:`speed_up`.
+    """
+
+    # After the EMA hook has put its average into the model, which is copied then.
+    priority = 'LOWEST'
+
+    def __init__(self, compiled: bool = False) -> None:
+        self.compiled = compiled
+        self._original: nn.Module | None = None
+
+    def before_test_epoch(self, runner: Runner) -> None:
+        """Put the faster copy in place."""
+        self._original = runner.model
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        runner.model = speed_up(model, self.compiled)
+
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Put the model back."""
+        runner.model, self._original = self._original, None

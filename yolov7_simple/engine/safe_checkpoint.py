@@ -1,0 +1,219 @@
+"""Checkpoints that are whole, and runs that can be stopped at any moment."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import zipfile
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from mmdet.registry import HOOKS
+from mmengine.dist import all_reduce, barrier, is_distributed, is_main_process
+from mmengine.fileio import LocalBackend
+from mmengine.hooks import CheckpointHook
+from mmengine.logging import print_log
+from mmengine.runner import EpochBasedTrainLoop, Runner
+
+from .loops import INTERRUPTED, ResumableTrainLoop
+
+BACKEND = 'yolov7_simple.atomic'
+VALIDATED = 'judged_epoch'  # in the message hub: the last epoch that was
+
+
+class AtomicLocalBackend(LocalBackend):
+    """mmengine's local files, but each one is there as a whole, or as it was before."""
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        """Write bytes beside the file, to the disk itself, and then give them its name.
+
+        Raises:
+            OSError: They could not be written; the file, if there was one, is as it was.
+        """
+        part = f'{filepath}.part'
+        try:
+            super().put(obj, part)
+            with open(part, 'rb+') as file:
+                os.fsync(file.fileno())
+            os.replace(part, filepath)
+        except OSError as error:
+            Path(part).unlink(missing_ok=True)
+            raise OSError(
+                error.errno,
+                f'{error.strerror}: {filepath} was not written ({len(obj) / 2**20:.1f} MiB). The checkpoints before it '
+                'are as they were: make room, and go on with --resume',
+            ) from error
+
+
+def repair_last_checkpoint(work_dir: str | Path) -> None:
+    """Let ``last_checkpoint``, which --resume goes by, name a whole file: the newest, if it does not.
+
+    The file itself may be torn, or name a checkpoint that is torn or gone, by other hooks or because the folder was
+    moved.
+    """
+    pointer = Path(work_dir) / 'last_checkpoint'
+    named = pointer.read_text().strip() if pointer.is_file() else ''
+    # DeepSpeed's checkpoints are folders; all others are zip archives, whose directory is written last.
+    if named and ('://' in named or Path(named).is_dir() or zipfile.is_zipfile(named)):
+        return
+    # Those of the best score hold no optimiser.
+    files = [path for path in Path(work_dir).glob('*.pth') if not path.name.startswith('best_')]
+    whole = [path for path in files if zipfile.is_zipfile(path)]
+    if named or files:
+        newest = max(whole, key=lambda path: path.stat().st_mtime, default=None)
+        print_log(
+            f'{pointer} names {named or "no file"}, which is not a whole checkpoint. '
+            + (f'Going on from {newest}.' if newest else 'There is no other: starting anew.'),
+            'current',
+            level=30,
+        )
+        if newest:
+            AtomicLocalBackend().put(str(newest).encode(), pointer)
+        else:
+            pointer.unlink(missing_ok=True)
+
+
+def shield_worker(signals: Sequence[int], init_fn: Callable | None, worker_id: int) -> None:
+    """Begin a loader's worker that outlives signals to the whole group of processes, so that the step can end."""
+    if hasattr(signal, 'sigwaitinfo'):  # on Linux, which tells who sent it
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+        threading.Thread(target=_obey_parent, args=(signals,), daemon=True).start()
+    if init_fn is not None:
+        init_fn(worker_id)
+
+
+def _obey_parent(signals: Sequence[int]) -> None:
+    while signal.sigwaitinfo(signals).si_pid != os.getppid():
+        pass
+    os._exit(0)
+
+
+@HOOKS.register_module()
+class SafeCheckpointHook(CheckpointHook):
+    """mmengine's CheckpointHook for runs that can be killed at any moment.
+
+    - A checkpoint has its name only when it is on the disk as a whole, and what it takes the place of (beyond
+      ``max_keep_ckpts``, the best one before) is removed only then. That takes room for one more.
+    - ``--resume`` never goes by a torn file. It first judges an epoch that is due to be judged: the run may have been
+      stopped while it was.
+    - At a signal the step is finished, ``epoch_E_iter_I.pth`` written, and every rank ends with status 128 + number of
+      the signal: 143 after SIGTERM, 138 after SIGUSR1 on Linux. ``--resume`` goes on with the step after that, in
+      :class:`ResumableTrainLoop`; other loops with epochs have no such checkpoint, and go on from that of the last
+      epoch. Ranks that torchrun started also stop so when it is gone.
+
+    Args:
+        signals: Names of the signals to heed.
+        **kwargs: As in mmengine.
+    """
+
+    def __init__(self, *args, signals: Sequence[str] = ('SIGTERM', 'SIGUSR1'), **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.signals = [getattr(signal, name) for name in signals if hasattr(signal, name)]  # Windows has few
+        self._signal = 0  # the number of the one that came
+        self._handlers: dict = {}
+        self._outdated: list[str] = []
+        self._saved_step = -1
+        self._launcher = os.getppid() if 'TORCHELASTIC_RUN_ID' in os.environ else None
+
+    def before_run(self, runner: Runner) -> None:
+        """Find what to resume from."""
+        if runner._resume and runner._load_from is None:
+            if is_main_process():
+                repair_last_checkpoint(runner.work_dir)
+                for path in Path(runner.work_dir).glob('*.part'):
+                    path.unlink()  # what a killed run was writing; a best checkpoint may not come again by that name
+            barrier()
+
+    def before_train(self, runner: Runner) -> None:
+        """Prepare, heed signals from now on, and judge what a stopped run has not."""
+        if self.backend_args is None and '://' not in str(self.out_dir or runner.work_dir):
+            self.backend_args = {'backend': BACKEND}
+        super().before_train(runner)
+        # This backend is the hook's own, so nothing but outdated checkpoints goes this way.
+        self.file_backend.remove = self._outdated.append
+
+        if threading.current_thread() is threading.main_thread():  # no other may
+            self._handlers = {number: signal.signal(number, self._note_signal) for number in self.signals}
+        loops = [runner.train_loop, *filter(None, [runner.val_loop])]
+        for loop in loops:
+            loader = loop.dataloader
+            loader.worker_init_fn = partial(shield_worker, self.signals, loader.worker_init_fn)
+
+        self._saved_step = runner.iter
+        if runner._resume and runner.val_loop is not None and isinstance(runner.train_loop, EpochBasedTrainLoop):
+            loop = runner.train_loop
+            loop._decide_current_val_interval()
+            is_due = loop.epoch % loop.val_interval == 0 or loop.epoch == loop.max_epochs
+            known = runner.message_hub.runtime_info
+            is_new = INTERRUPTED not in known and known.get(VALIDATED) != loop.epoch
+            if loop.epoch >= loop.val_begin and is_due and is_new:
+                runner.val_loop.run()
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        """Save as mmengine does, and stop after a signal."""
+        super().after_train_iter(runner, batch_idx, data_batch, outputs)
+        number = self._signal_on_any_rank()
+        if not number:
+            return
+        step, name = runner.iter + 1, signal.Signals(number).name
+        loop = runner.train_loop
+        if isinstance(loop, EpochBasedTrainLoop) and not isinstance(loop, ResumableTrainLoop):
+            self._exit(runner, number, f'{name}: stopped. --resume goes on from the last epoch: see ResumableTrainLoop')
+        runner.message_hub.update_info(INTERRUPTED, [runner.epoch, batch_idx + 1, len(runner.train_dataloader)])
+        file_step = f'{runner.epoch}_iter_{step}' if self.by_epoch else step
+        self._save_checkpoint_with_step(runner, file_step, {'epoch': runner.epoch, 'iter': step})
+        self._exit(runner, number, f'{name}: stopped after step {step}, saved as {self.last_ckpt}; --resume goes on')
+
+    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        """Stop after a signal at once, if what is being judged is saved."""
+        # Before training there is nothing to stop, and without --resume nothing is lost.
+        if self._saved_step == runner.iter and (number := self._signal_on_any_rank()):
+            self._exit(runner, number, f'{signal.Signals(number).name}: stopped; --resume judges this epoch first')
+
+    def after_val_epoch(self, runner: Runner, metrics: dict) -> None:
+        """Save the best, and with it that this epoch is judged."""
+        runner.message_hub.update_info(VALIDATED, runner.epoch)
+        super().after_val_epoch(runner, metrics)
+
+    def after_train(self, runner: Runner) -> None:
+        """Leave signals alone again."""
+        super().after_train(runner)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def _note_signal(self, number: int, frame: object) -> None:
+        self._signal = number
+
+    def _signal_on_any_rank(self) -> int:
+        """The signal that has come to any rank; 0 if none has. All ranks must ask at the same step."""
+        if self._launcher is not None and os.getppid() != self._launcher:
+            self._signal = signal.SIGTERM
+        if not is_distributed():
+            return self._signal
+        number = torch.tensor(self._signal)
+        all_reduce(number, 'max')
+        return int(number)
+
+    @staticmethod
+    def _exit(runner: Runner, number: int, message: str) -> None:
+        """End all ranks together, or the launcher would stop those that are busy."""
+        runner.logger.warning(message)
+        barrier()
+        sys.exit(128 + number)
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int | str, meta: dict) -> None:
+        super()._save_checkpoint_with_step(runner, step, meta)
+        self._saved_step = meta['iter']
+        self._remove_outdated()
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        super()._save_best_checkpoint(runner, metrics)
+        self._remove_outdated()
+
+    def _remove_outdated(self) -> None:
+        while self._outdated:
+            Path(self._outdated.pop()).unlink(missing_ok=True)

@@ -1,0 +1,63 @@
+"""Training on a machine without a GPU, by configs that are made for one."""
+
+from __future__ import annotations
+
+import inspect
+
+from mmdet.registry import MODEL_WRAPPERS, OPTIM_WRAPPER_CONSTRUCTORS
+from mmengine.device import get_device
+from mmengine.logging import print_log
+from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
+from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@MODEL_WRAPPERS.register_module()
+class DeviceAwareDistributedDataParallel(MMDistributedDataParallel):
+    """mmengine's DDP, which also takes a model with SyncBN where there is no GPU: with plain BatchNorm then.
+
+    Args:
+        module: The model.
+        device_ids: The GPU of this process; not used on a CPU.
+        find_unused_parameters: As in PyTorch.
+    """
+
+    def __init__(
+        self, module: nn.Module, device_ids: list[int] | None = None, find_unused_parameters: bool = False
+    ) -> None:
+        if get_device() == 'cpu':
+            module, device_ids = revert_sync_batchnorm(module), None
+        # BatchNorm's statistics are those of SyncBN, or each rank's own; newer torch has another name for the option.
+        options = inspect.signature(DistributedDataParallel.__init__).parameters
+        sync_buffers = 'forward_sync_buffers' if 'forward_sync_buffers' in options else 'broadcast_buffers'
+        super().__init__(
+            module=module,
+            device_ids=device_ids,
+            find_unused_parameters=find_unused_parameters,
+            **{sync_buffers: False},
+        )
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class DeviceAwareOptimWrapperConstructor(DefaultOptimWrapperConstructor):
+    """mmengine's constructor, but a recipe for GPUs also trains on a CPU.
+
+    Mixed precision with float16 exists on accelerators only. Without one this trains in float32, and says so, also of
+    SyncBN, which mmengine's runner or :class:`DeviceAwareDistributedDataParallel` has taken out of the model by then;
+    with one it changes nothing.
+    """
+
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
+        self.on_cpu = get_device() == 'cpu'
+        if self.on_cpu and optim_wrapper_cfg.get('type') == 'AmpOptimWrapper':
+            dropped = ('type', 'loss_scale', 'dtype', 'use_fsdp')
+            kept = {key: value for key, value in optim_wrapper_cfg.items() if key not in dropped}
+            optim_wrapper_cfg = {'type': 'OptimWrapper', **kept}
+        super().__init__(optim_wrapper_cfg, paramwise_cfg)
+
+    def __call__(self, model: nn.Module) -> OptimWrapper:
+        """Build the optimiser and its wrapper."""
+        if self.on_cpu:
+            print_log('No GPU: training in float32 with plain BatchNorm, not mixed precision and SyncBN.', 'current')
+        return super().__call__(model)

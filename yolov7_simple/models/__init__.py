@@ -1,0 +1,1 @@
+"""Pixels -> predictions -> losses or detections."""

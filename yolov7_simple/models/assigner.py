@@ -1,0 +1,286 @@
+"""SimOTA for a whole batch at once: decoded boxes + ground truth -> which cell learns which box.
+
+B images, P priors (cells), G ground-truth boxes padded to the longest image, C classes, T priors of one tile, L levels.
+
+The definition has a cost for every (box, cell) of an image, 20 million at 16 images of 150 boxes. Written down at
+once they would be gigabytes, so the cells are walked in tiles that stay in cache, and of each tile only the best few
+cells of each box are kept. Nothing in here waits for the device: no loop over images or boxes, no number read back,
+no shape that depends on values. Boxes are handled as four planes of coordinates, and whether a point is inside is
+told by the sign of its distance to the nearest side: on floats such arithmetic is several times faster than on bools.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from mmdet.models.task_modules.assigners import AssignResult
+from mmdet.registry import TASK_UTILS
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+from ..utils.options import AtLeast0, Count, checked_options
+
+Planes = Sequence[Tensor]
+IOU_EPS = 1e-8
+MIN_COST = 1e-6
+# Where padding goes, and where exploded predictions end: far from every cell, and finite.
+FAR = 1e8
+
+
+class Assignment(NamedTuple):
+    """What each cell has to learn.
+
+    Args:
+        matched: (B, P) bool, the cells that learn a box.
+        gt_index: (B, P) int64, which box; 0 where there is none.
+        iou: (B, P) float32, IoU of the cell's predicted box and its ground truth; 0 where there is none.
+    """
+
+    matched: Tensor
+    gt_index: Tensor
+    iou: Tensor
+
+
+def iou_of_planes(boxes_a: Planes, boxes_b: Planes) -> Tensor:
+    """IoU of xyxy boxes given as four planes that broadcast, e.g. 4 x (B, G, 1) and 4 x (B, 1, T) -> (B, G, T)."""
+    ax1, ay1, ax2, ay2 = boxes_a
+    bx1, by1, bx2, by2 = boxes_b
+    inter = torch.minimum(ax2, bx2).sub_(torch.maximum(ax1, bx1)).clamp_(min=0)
+    inter.mul_(torch.minimum(ay2, by2).sub_(torch.maximum(ay1, by1)).clamp_(min=0))
+    union = ((ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1)).sub_(inter)
+    return inter.div_(union.clamp_(min=1e-6))
+
+
+def inside_of_planes(points: Planes, boxes: Planes, reach: Planes | None = None) -> Tensor:
+    """Distance to the nearest side, above 0 strictly inside: 2 x (..., T) points, 4 x (B, G, 1) boxes -> (B, G, T).
+
+    With ``reach``, 2 x (..., T), the box is the one from -reach to +reach around each point, and the points are
+    the centres of ``boxes``.
+    """
+    x, y = points
+    x1, y1, x2, y2 = boxes
+    if reach is None:
+        sides = (x - x1, x2 - x, y - y1, y2 - y)
+    else:
+        center_x, center_y = (x1 + x2) / 2, (y1 + y2) / 2
+        sides = (x + reach[0] - center_x, center_x - (x - reach[0]), y + reach[1] - center_y, center_y - (y - reach[1]))
+    nearest = torch.minimum(sides[0], sides[1])
+    return torch.minimum(nearest, torch.minimum(sides[2], sides[3], out=sides[2]), out=nearest)
+
+
+class _Cells(NamedTuple):
+    """Predictions and priors of some cells, as planes.
+
+    Args:
+        boxes: (B, 4, P).
+        levels: Class logits, L x (B, C, P_l).
+        obj_logits: (B, P).
+        priors: (4, P).
+    """
+
+    boxes: Tensor
+    levels: Sequence[Tensor]
+    obj_logits: Tensor
+    priors: Tensor
+
+    @property
+    def num_cells(self) -> int:
+        return self.boxes.shape[2]
+
+    def tiles(self, size: int) -> Iterator[tuple[int, _Cells]]:
+        """Walk the cells: the number of the first, and up to ``size`` of them, which are of one level."""
+        first = 0
+        for level in self.levels:
+            for start in range(0, level.shape[2], size):
+                logits = level[..., start : start + size]
+                part = slice(first + start, first + start + logits.shape[2])
+                yield (
+                    part.start,
+                    _Cells(self.boxes[..., part], [logits], self.obj_logits[:, part], self.priors[:, part]),
+                )
+            first += level.shape[2]
+
+
+@TASK_UTILS.register_module()
+@checked_options
+class BatchSimOTAAssigner:
+    """SimOTA, the whole batch at once, in memory that does not grow with boxes x cells x classes.
+
+    The result is the definition of RT-ODLab and YOLOX: a cell is a candidate where its centre is strictly inside any
+    box or strictly within ``center_radius`` strides of any box's centre. A pair costs the binary cross-entropy
+    between one-hot class and sqrt(sigmoid(class) * sigmoid(objectness)), summed over classes, plus ``iou_weight`` *
+    -log(IoU); cells that are not inside both that box and its centre square come after all that are. A box takes as
+    many of its cheapest cells as its ``candidate_topk`` best IoUs sum to (at least one); a cell taken twice goes to
+    the cheapest of all boxes.
+
+    Args:
+        center_radius: Half side of the centre square, in strides.
+        candidate_topk: How many IoUs are summed, and the most cells that a box can take.
+        iou_weight: Weight of the IoU cost.
+        cls_weight: Weight of the class cost.
+        tile_size: Pairs (box, cell) or logits looked at at once. Smaller saves memory, larger saves kernel launches;
+            the result is the same.
+    """
+
+    def __init__(
+        self,
+        center_radius: AtLeast0 = 2.5,
+        candidate_topk: Count = 10,
+        iou_weight: AtLeast0 = 3.0,
+        cls_weight: AtLeast0 = 1.0,
+        tile_size: Count = 2**20,
+    ) -> None:
+        self.center_radius = center_radius
+        self.candidate_topk = candidate_topk
+        self.iou_weight = iou_weight
+        self.cls_weight = cls_weight
+        self.tile_size = tile_size
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        pred_bboxes: Tensor,
+        cls_logits: Tensor | Sequence[Tensor],
+        obj_logits: Tensor,
+        priors: Tensor,
+        gt_bboxes: Tensor,
+        gt_labels: Tensor,
+        gt_mask: Tensor,
+    ) -> Assignment:
+        """Match cells and boxes. Any float dtype, with or without autocast: all is computed in float32.
+
+        Args:
+            pred_bboxes: (B, P, 4) decoded boxes, xyxy in pixels.
+            cls_logits: (B, P, C), or the levels that it consists of, each (B, P_l, C), which saves joining them.
+            obj_logits: (B, P).
+            priors: (P, 4): x and y of the cell's centre, stride in x and y, in pixels.
+            gt_bboxes: (B, G, 4) xyxy in pixels, padded with anything.
+            gt_labels: (B, G) int64, padded with any class.
+            gt_mask: (B, G) bool, False where padded.
+        """
+        levels = [cls_logits] if isinstance(cls_logits, Tensor) else cls_logits
+        with torch.autocast(pred_bboxes.device.type, enabled=False):
+            # Finite, so that an exploded prediction has no IoU instead of a NaN.
+            pred_bboxes = pred_bboxes.float().nan_to_num().clamp(-FAR, FAR)
+            gt_bboxes = gt_bboxes.float().masked_fill(~gt_mask.unsqueeze(-1), FAR)
+            cells = _Cells(pred_bboxes.mT, [level.mT for level in levels], obj_logits, priors.float().mT)
+            return self._assign(cells, gt_bboxes, gt_labels, gt_mask)
+
+    @torch.no_grad()
+    def assign(
+        self,
+        pred_instances: InstanceData,
+        gt_instances: InstanceData,
+        gt_instances_ignore: InstanceData | None = None,
+    ) -> AssignResult:
+        """Match one image, as mmdet's heads ask for it, such as YOLOXHead.
+
+        Args:
+            pred_instances: ``bboxes`` (P, 4), ``priors`` (P, 4), and ``scores`` (P, C), the root of class times
+                objectness.
+            gt_instances: ``bboxes`` (G, 4) and ``labels`` (G,), at least one.
+            gt_instances_ignore: Not used.
+        """
+        # Logits that give these scores back.
+        cls_logits = pred_instances.scores.float().square().logit()
+        obj_logits = torch.full_like(cls_logits[:, 0], torch.inf)
+        labels = gt_instances.labels
+        found = self(
+            pred_instances.bboxes[None],
+            cls_logits[None],
+            obj_logits[None],
+            pred_instances.priors,
+            gt_instances.bboxes[None],
+            labels[None],
+            torch.ones_like(labels, dtype=torch.bool)[None],
+        )
+        matched, gt_index = found.matched[0], found.gt_index[0]
+        return AssignResult(
+            len(labels),
+            torch.where(matched, gt_index + 1, 0),
+            found.iou[0],
+            torch.where(matched, labels[gt_index], -1),
+        )
+
+    def _assign(self, cells: _Cells, gt_bboxes: Tensor, gt_labels: Tensor, gt_mask: Tensor) -> Assignment:
+        num_images, num_gts = gt_labels.shape
+        gt_planes = gt_bboxes.unsqueeze(-1).unbind(2)  # 4 x (B, G, 1)
+        # Padding has no IoU with any cell; without this its cost is infinite.
+        iou_eps = gt_mask.unsqueeze(-1) * IOU_EPS  # (B, G, 1)
+        # Small pieces stay in cache; topk is fastest from 64 times its k on.
+        tile_size = self.tile_size // (num_images * max(num_gts, cells.levels[0].shape[1], 1))
+        tile_size = max(tile_size, min(4 * tile_size, 64 * self.candidate_topk), self.candidate_topk)
+
+        top_ious, top_ranks, top_cells, cheapest = [], [], [], []
+        for start, tile in cells.tiles(tile_size):
+            rank, iou = self._rank_pairs(tile, gt_planes, gt_labels, iou_eps)  # (B, G, T)
+            topk = min(self.candidate_topk, rank.shape[-1])
+            values, index = rank.topk(topk, -1, largest=False)
+            top_ious.append(iou.topk(topk, -1)[0])
+            top_ranks.append(values)
+            top_cells.append(index + start)
+            cheapest.append(rank.argmin(1))  # (B, T)
+
+        # How many cells each box takes, and which: (B, G, K), cheapest first.
+        top_ious, top_ranks = torch.cat(top_ious, -1), torch.cat(top_ranks, -1)
+        topk = min(self.candidate_topk, top_ranks.shape[-1])
+        dynamic_k = top_ious.topk(topk, -1)[0].sum(-1, keepdim=True).int().clamp_(min=1)  # (B, G, 1)
+        ranks, order = top_ranks.topk(topk, -1, largest=False)
+        taken = torch.arange(topk, device=ranks.device) < dynamic_k
+        taken &= ranks.isfinite()
+        taken_cells = torch.cat(top_cells, -1).gather(-1, order).flatten(1)  # (B, G * K)
+
+        # A cell that one box took is that box's: the sum of one index is the index.
+        one = taken.flatten(1).long()
+        gt_ids = torch.arange(num_gts, device=one.device).repeat_interleave(topk)
+        zeros = one.new_zeros(num_images, cells.num_cells)
+        times_taken = zeros.scatter_add(1, taken_cells, one)
+        gt_index = zeros.scatter_add(1, taken_cells, one * gt_ids)
+
+        # A cell that several took goes to the cheapest of all boxes.
+        gt_index = torch.where(times_taken > 1, torch.cat(cheapest, -1), gt_index)
+
+        matched = times_taken > 0
+        own_gts = gt_bboxes.gather(1, gt_index.unsqueeze(-1).expand(-1, -1, 4))  # (B, P, 4)
+        iou = iou_of_planes(own_gts.unbind(-1), cells.boxes.unbind(1))
+        return Assignment(matched, gt_index, torch.where(matched, iou, 0.0))
+
+    def _rank_pairs(
+        self, cells: _Cells, gt_planes: Planes, gt_labels: Tensor, iou_eps: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Order of all pairs, cheapest first, and IoUs, both (B, G, T).
+
+        They are infinite and 0 where a cell is no candidate, or the box is padding, whose ``iou_eps`` (B, G, 1) is 0.
+        First come the pairs inside both box and square, each group by cost. The definition adds 100000 to the cost
+        outside, and float32 then rounds it to 1/128: of the cells that become equal any may be taken. A negative
+        reciprocal rises with the cost, too, and keeps all its digits, so that the cheapest of them is taken, whatever
+        the batch and the tile.
+        """
+        iou = iou_of_planes(gt_planes, cells.boxes.unsqueeze(1).unbind(2))
+        cost = self._class_cost(cells.levels[0], cells.obj_logits, gt_labels)
+        cost = cost.mul_(self.cls_weight).sub_((iou + iou_eps).log_().mul_(self.iou_weight)).clamp_(min=MIN_COST)
+
+        x, y, stride_x, stride_y = cells.priors  # (T,) each
+        in_box = inside_of_planes((x, y), gt_planes)
+        in_center = inside_of_planes(
+            (x, y), gt_planes, reach=(self.center_radius * stride_x, self.center_radius * stride_y)
+        )
+        candidate = torch.maximum(in_box, in_center).amax(1, keepdim=True) > 0  # (B, 1, T)
+        in_both = torch.minimum(in_box, in_center, out=in_box) > 0
+        rank = torch.where(in_both, cost.reciprocal().neg_(), cost)
+        return rank.add_(torch.where(candidate, 0.0, torch.inf)), iou.mul_(candidate)
+
+    @staticmethod
+    def _class_cost(cls_logits: Tensor, obj_logits: Tensor, gt_labels: Tensor) -> Tensor:
+        """One-hot cross-entropy summed over classes: (B, C, T), (B, T), (B, G) -> (B, G, T).
+
+        For scores p and label y it is sum_c -log(1 - p_c), which no box changes, + log(1 - p_y) - log(p_y): there is
+        no need for a tensor of boxes x classes. Logarithms end at -100, as in PyTorch's.
+        """
+        score = cls_logits.float().sigmoid().mul_(obj_logits.float().sigmoid().unsqueeze(1)).sqrt_()  # (B, C, T)
+        image = torch.arange(len(score), device=score.device).unsqueeze(1)
+        log_score = score[image, gt_labels].log_().clamp_(min=-100)  # (B, G, T)
+        log_rest = score.neg_().log1p_().clamp_(min=-100)  # (B, C, T)
+        return log_rest[image, gt_labels].sub_(log_score).sub_(log_rest.sum(1, keepdim=True))

@@ -1,0 +1,91 @@
+"""Boxes and cells of a batch: decode, encode, flatten, pad and gather.
+
+B images, P priors (cells of all levels, stride 8 first), L levels, G ground-truth boxes padded to the longest image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from mmengine.structures import InstanceData
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+
+def decode_boxes(priors: Tensor, bbox_preds: Tensor) -> Tensor:
+    """Turn raw box numbers into boxes; the one decode of training, inference and export.
+
+    Args:
+        priors: (..., P, 4): x and y of the cell's centre, stride in x and y, in pixels.
+        bbox_preds: (..., P, 4): offset of the centre in strides, logarithm of the size in strides.
+
+    Returns:
+        (..., P, 4) boxes, xyxy in pixels.
+    """
+    points, strides = priors[..., :2], priors[..., 2:]
+    centers = points + bbox_preds[..., :2] * strides
+    half_sizes = bbox_preds[..., 2:].exp() * strides / 2
+    return torch.cat([centers - half_sizes, centers + half_sizes], -1)
+
+
+def encode_boxes(priors: Tensor, bboxes: Tensor) -> Tensor:
+    """Invert :func:`decode_boxes`: (..., 4) priors and (..., 4) boxes, xyxy in pixels -> (..., 4)."""
+    points, strides = priors[..., :2], priors[..., 2:]
+    centers = (bboxes[..., :2] + bboxes[..., 2:]) / 2
+    sizes = bboxes[..., 2:] - bboxes[..., :2]
+    return torch.cat([(centers - points) / strides, (sizes / strides).clamp(min=1e-8).log()], -1)
+
+
+def flatten_levels(levels: Sequence[Tensor]) -> Tensor:
+    """Join the levels, stride 8 first: L x (B, N, H, W) -> (B, P, N), a view on planes of cells."""
+    return torch.cat([level.flatten(2) for level in levels], 2).transpose(1, 2)
+
+
+def smaller(a: int, b: int | Tensor) -> int | Tensor:
+    """``min`` of two sizes; while an export traces the model, one of them can be a tensor."""
+    return torch.minimum(torch.tensor(a), b) if isinstance(b, Tensor) else min(a, b)
+
+
+def gather_rows(values: Tensor, index: Tensor) -> Tensor:
+    """Gather rows: (B, P, N) and (B, K) -> (B, K, N)."""
+    return values.gather(1, index.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
+
+
+def pad_boxes(instances: Sequence[InstanceData]) -> tuple[Tensor, Tensor, Tensor]:
+    """Pad a batch to its longest image, at least to one box: that keeps every loss and parameter in the graph.
+
+    Returns:
+        Boxes (B, G, 4), labels (B, G) and a mask (B, G), False where padded.
+    """
+    bboxes = pad_sequence([instance.bboxes for instance in instances], batch_first=True)
+    labels = pad_sequence([instance.labels for instance in instances], batch_first=True)
+    mask = pad_sequence([torch.ones_like(instance.labels, dtype=torch.bool) for instance in instances], True)
+    if bboxes.shape[1] == 0:
+        return bboxes.new_zeros(len(bboxes), 1, 4), labels.new_zeros(len(labels), 1), mask.new_zeros(len(mask), 1)
+    return bboxes, labels, mask
+
+
+def max_iof(boxes: Tensor, regions: Tensor) -> Tensor:
+    """Largest share of each box that lies in one region: (B, P, 4), (B, I, 4) xyxy -> (B, P)."""
+    if regions.shape[1] == 0:
+        return boxes.new_zeros(boxes.shape[:2])
+    boxes = boxes.unsqueeze(1)  # (B, 1, P, 4)
+    regions = regions.unsqueeze(2)  # (B, I, 1, 4)
+    low, high = torch.maximum(boxes[..., :2], regions[..., :2]), torch.minimum(boxes[..., 2:], regions[..., 2:])
+    inter = (high - low).clamp(min=0).prod(-1)  # (B, I, P)
+    return (inter / (boxes[..., 2:] - boxes[..., :2]).prod(-1).clamp(min=1e-6)).amax(1)
+
+
+def gather_cells(levels: Sequence[Tensor], cells: Tensor) -> Tensor:
+    """Gather cells out of levels that are not joined: L x (B, N, P_l), (B, K) -> (B, N, K)."""
+    taken = None
+    start = 0
+    for level in levels:
+        stop = start + level.shape[2]
+        index = (cells - start).clamp(0, level.shape[2] - 1)
+        values = level.gather(2, index.unsqueeze(1).expand(-1, level.shape[1], -1))
+        here = ((cells >= start) & (cells < stop)).unsqueeze(1)
+        taken = torch.where(here, values, 0.0 if taken is None else taken)
+        start = stop
+    return taken

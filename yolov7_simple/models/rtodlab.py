@@ -1,0 +1,182 @@
+"""Weights of the original (RT-ODLab, yjh0410) under the names of this package."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..utils.checkpoint import CheckpointError, read_checkpoint
+from .backbone import ELANNet
+from .head import YOLOv7SimpleHead
+from .neck import ELANPAFPN
+
+
+class Size(NamedTuple):
+    """One model of the original. `stem` is the key and the width that tell it from the others."""
+
+    arch: str
+    stem: tuple[str, int]
+    out_channels: int
+    num_stages: int
+    depth: int
+    config: str
+
+
+SIZES = (
+    Size('tiny', ('backbone.layer_1.convs.0.weight', 32), 128, 2, 1, 'yolov7_tiny_8xb16-300e_coco.py'),
+    Size('large', ('backbone.layer_1.0.convs.0.weight', 32), 256, 4, 1, 'yolov7_l_8xb16-300e_coco.py'),
+    Size('huge', ('backbone.layer_1.0.convs.0.weight', 40), 320, 4, 2, 'yolov7_x_8xb16-300e_coco.py'),
+)
+# Our name -> the original's, each rule applied in turn: the network from the image on, then what blocks are made of.
+NAMES = (
+    (r'^backbone\.stem\.', r'backbone.layer_1.'),
+    (r'^backbone\.stage1\.', r'backbone.layer_2.'),
+    (r'^backbone\.stage2\.', r'backbone.layer_3.'),
+    (r'^backbone\.stage3\.', r'backbone.layer_4.'),
+    (r'^backbone\.stage4\.', r'backbone.layer_5.'),
+    (r'^neck\.spp\.shortcut\.', r'neck.cv1.'),
+    (r'^neck\.spp\.main\.0\.', r'neck.cv2.'),
+    (r'^neck\.spp\.main\.1\.', r'neck.m.0.'),
+    (r'^neck\.spp\.main\.2\.reduce\.', r'neck.m.1.cv1.'),
+    (r'^neck\.spp\.main\.2\.fuse\.', r'neck.m.1.cv2.'),
+    (r'^neck\.spp\.main\.3\.', r'neck.m.2.'),
+    (r'^neck\.spp\.fuse\.', r'neck.cv3.'),
+    (r'^neck\.reduce_q5\.', r'fpn.reduce_layer_1.'),
+    (r'^neck\.lateral_c4\.', r'fpn.reduce_layer_2.'),
+    (r'^neck\.top_down_p4\.', r'fpn.top_down_layer_1.'),
+    (r'^neck\.reduce_t4\.', r'fpn.reduce_layer_3.'),
+    (r'^neck\.lateral_c3\.', r'fpn.reduce_layer_4.'),
+    (r'^neck\.top_down_p3\.', r'fpn.top_down_layer_2.'),
+    (r'^neck\.down_p3\.', r'fpn.downsample_layer_1.'),
+    (r'^neck\.bottom_up_p4\.', r'fpn.bottom_up_layer_1.'),
+    (r'^neck\.down_p4\.', r'fpn.downsample_layer_2.'),
+    (r'^neck\.bottom_up_p5\.', r'fpn.bottom_up_layer_2.'),
+    (r'^neck\.out_p3\.0\.', r'fpn.head_conv_1.'),
+    (r'^neck\.out_p4\.0\.', r'fpn.head_conv_2.'),
+    (r'^neck\.out_p5\.0\.', r'fpn.head_conv_3.'),
+    (r'^neck\.out_p3\.1\.', r'fpn.out_layers.0.'),
+    (r'^neck\.out_p4\.1\.', r'fpn.out_layers.1.'),
+    (r'^neck\.out_p5\.1\.', r'fpn.out_layers.2.'),
+    (r'^bbox_head\.(cls|reg)_towers\.(\d)\.', r'non_shared_heads.\2.\1_feats.'),
+    (r'^bbox_head\.(cls|reg|obj)_preds\.', r'\1_preds.'),
+    (r'\.shortcut\.', r'.cv1.'),
+    (r'\.main\.', r'.cv2.'),
+    (r'\.(deeper|stages)\.', r'.cv3.'),
+    (r'\.deepest\.', r'.cv4.'),
+    (r'\.fuse\.', r'.out.'),
+    (r'\.pool\.1\.', r'.cv1.'),
+    (r'\.stride\.', r'.cv2.'),
+    (r'\.conv\.(?=\w+$)', r'.convs.0.'),
+    (r'\.bn\.(?=\w+$)', r'.convs.1.'),
+)
+# A stem, and a stage of the neck, of a single convolution is not a list in the original.
+SINGLE_CONV_NAMES = (
+    (r'^(backbone\.layer_1)\.0\.', r'\1.'),
+    (r'^(fpn\.\w+\.cv3\.\d)\.0\.', r'\1.'),
+)
+
+
+def original_key(key: str, size: Size) -> str:
+    """Name in the original of a parameter or buffer of ours."""
+    stem, stage = SINGLE_CONV_NAMES
+    single = (stem,) * (size.arch == 'tiny') + (stage,) * (size.depth == 1)
+    for pattern, replacement in NAMES + single:
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+def find_size(state_dict: dict[str, Tensor]) -> Size:
+    """Tell which of the original's models this is.
+
+    Raises:
+        ValueError: None of them.
+    """
+    for size in SIZES:
+        key, width = size.stem
+        if key in state_dict and state_dict[key].shape[0] == width:
+            return size
+    raise ValueError(
+        'This is not a YOLOv7 of RT-ODLab: its first convolution is none of '
+        + ', '.join(f'{size.stem[0]} with {size.stem[1]} filters ({size.arch})' for size in SIZES)
+        + f'. The first keys are {list(state_dict)[:3]}.'
+    )
+
+
+def build_network(size: Size, num_classes: int) -> nn.ModuleDict:
+    """Build the parts that have weights, without memory for them, named as in the detector."""
+    with torch.device('meta'):
+        backbone = ELANNet(size.arch)
+        neck = ELANPAFPN(backbone.out_channels, size.out_channels, size.num_stages, size.depth)
+        head = YOLOv7SimpleHead(num_classes, size.out_channels)
+    return nn.ModuleDict({'backbone': backbone, 'neck': neck, 'bbox_head': head})
+
+
+def convert_state_dict(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Convert the weights of any of the original's three sizes, with any number of classes.
+
+    Args:
+        state_dict: The original's state dict; a ``module.`` in front of every key (DDP) is dropped.
+
+    Returns:
+        A new dict of the same tensors that the detector of this package loads strictly.
+
+    Raises:
+        ValueError: Unknown, missing or misshapen keys, all of them named.
+    """
+    if state_dict and all(key.startswith('module.') for key in state_dict):
+        state_dict = {key.removeprefix('module.'): value for key, value in state_dict.items()}
+    size = find_size(state_dict)
+    classes = state_dict.get('cls_preds.0.weight')
+    if classes is None:
+        raise ValueError('Missing key: cls_preds.0.weight, which tells the number of classes.')
+    wanted = build_network(size, classes.shape[0]).state_dict()
+
+    sources = {key: original_key(key, size) for key in wanted}
+    unknown = state_dict.keys() - sources.values()
+    missing = [source for source in sources.values() if source not in state_dict]
+    misshapen = [
+        f'{source} is {tuple(state_dict[source].shape)} and not {tuple(wanted[key].shape)}'
+        for key, source in sources.items()
+        if source in state_dict and state_dict[source].shape != wanted[key].shape
+    ]
+    problems = [
+        f'{len(names)} {what}: {", ".join(names)}'
+        for what, names in (('unknown', sorted(unknown)), ('missing', missing), ('of another shape', misshapen))
+        if names
+    ]
+    if problems:
+        raise ValueError(f'Cannot convert this checkpoint, arch {size.arch!r}. Keys ' + '; '.join(problems) + '.')
+    return {key: state_dict[source] for key, source in sources.items()}
+
+
+def load_original(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint of the original (RT-ODLab): a state dict, or a dict that holds one as ``model``.
+
+    Its pickled extras, the training arguments and scores, are read as data and never run.
+
+    Args:
+        path: A file written by ``torch.save``.
+
+    Returns:
+        The state dict.
+
+    Raises:
+        CheckpointError: Not such a file, or one that holds anything but tensors, plain values and training arguments.
+    """
+    # On leaving, torch forbids all that is named here, also what was allowed before: name the new class only.
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        checkpoint = read_checkpoint(path)
+    for key in ('model', 'state_dict'):
+        if isinstance(checkpoint, dict) and isinstance(checkpoint.get(key), dict):
+            checkpoint = checkpoint[key]
+    if not isinstance(checkpoint, dict) or not checkpoint:
+        raise CheckpointError(f'{path}: holds {type(checkpoint).__name__}, not a state dict')
+    strange = [key for key, value in checkpoint.items() if not isinstance(value, torch.Tensor)]
+    if strange:
+        raise CheckpointError(f'{path}: entries of the state dict that are no tensors: {strange[:5]}')
+    return checkpoint

@@ -1,0 +1,1 @@
+"""Operators in plain torch, for an mmcv that was built without any."""

@@ -1,0 +1,121 @@
+"""A config and a folder of one's own data -> a config for that data."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+from mmengine.config import Config
+
+from ..apis.inference import load_config
+from ..runtime.errors import InputError
+from ..runtime.files import make_folder, replacing
+from .folder import OwnData, read_own_data
+
+# A small set is seen more often. Enough steps to learn something, and no fewer epochs than a fine-tuning needs.
+MIN_STEPS = 5000
+MIN_EPOCHS = 50
+MIN_WARMUP_STEPS = 100
+MAX_WARMUP_SHARE = 0.1
+LAST_STAGE_SHARE = 0.3
+
+
+def own_config(
+    config: str | Path, folder: str | Path, work_dir: Path, epochs: int | None = None
+) -> tuple[Path, OwnData, str]:
+    """Write a config for one's own data.
+
+    Args:
+        config: Config to start from.
+        folder: The data, as :func:`read_own_data` takes it.
+        work_dir: Folder of the run; the config and the annotations that are made go to ``own_data/`` in it.
+        epochs: Length of the training; None: from the size of the set.
+
+    Returns:
+        Path of the config, the data, and the schedule in words.
+
+    Raises:
+        InputError: Config or data cannot be used.
+        CheckpointError: The config cannot be loaded.
+    """
+    out_dir = Path(work_dir) / 'own_data'
+    cfg = load_config(config)
+    data = read_own_data(folder, out_dir)
+    set_data(cfg, data)
+    schedule = set_schedule(cfg, data.splits['train'].num_images, epochs)
+    make_folder(out_dir)
+    # mmengine names the config that it saves in the work dir after this one.
+    path = out_dir / f'{Path(work_dir).resolve().name}.py'
+    with replacing(path) as temporary:
+        cfg.dump(temporary)
+    return path, data, schedule
+
+
+def set_data(cfg: Config, data: OwnData) -> None:
+    """Set data, classes and metric.
+
+    Raises:
+        InputError: The config has not the parts that this needs.
+    """
+    if 'num_classes' not in cfg.model.get('bbox_head', {}):
+        raise InputError(f'{cfg.filename}: has no model.bbox_head.num_classes, which --data sets')
+    cfg.model.bbox_head.num_classes = len(data.classes)
+    test = data.splits.get('test', data.splits['val'])
+    for stage, split in (('train', data.splits['train']), ('val', data.splits['val']), ('test', test)):
+        loader = cfg[f'{stage}_dataloader']
+        # More workers than cores only get into each other's way.
+        loader.num_workers = min(loader.num_workers, os.cpu_count() or 1)
+        dataset = loader.dataset
+        while 'dataset' in dataset:
+            dataset = dataset.dataset
+        dataset.update(
+            data_root=f'{data.root}/',
+            ann_file=str(split.ann_file),
+            data_prefix={'img': split.img_dir},
+            metainfo={'classes': data.classes},
+        )
+        if stage != 'train':
+            cfg[f'{stage}_evaluator'].update(ann_file=str(split.ann_file), classwise=True)
+
+
+def set_schedule(cfg: Config, num_images: int, epochs: int | None) -> str:
+    """Fit learning rate and schedule to the batch and the size of the set.
+
+    Args:
+        cfg: A config whose schedule is a warm-up and a cosine, counted in epochs.
+        num_images: Images to train on.
+        epochs: Length of the training; None: enough for :data:`MIN_STEPS` steps and :data:`MIN_EPOCHS`, but no more
+            than the config has.
+
+    Returns:
+        The schedule in words.
+
+    Raises:
+        InputError: The config's schedule is of another kind.
+    """
+    schedulers = cfg.get('param_scheduler', [])
+    if [one.get('type') for one in schedulers] != ['LinearLR', 'CosineAnnealingLR']:
+        raise InputError(f'{cfg.filename}: --data needs a param_scheduler of LinearLR and CosineAnnealingLR')
+    world_size = int(os.environ.get('WORLD_SIZE') or os.environ.get('SLURM_NTASKS') or 1)
+    steps = math.ceil(num_images / (cfg.train_dataloader.batch_size * world_size))
+    max_epochs = cfg.train_cfg.max_epochs
+    if epochs is None:
+        epochs = min(max_epochs, max(MIN_EPOCHS, math.ceil(MIN_STEPS / steps)))
+    warmup = max(1, min(math.ceil(MIN_WARMUP_STEPS / steps), int(MAX_WARMUP_SHARE * epochs)))
+    hooks = [hook for hook in cfg.get('custom_hooks', []) if hook['type'] == 'LastStageHook']
+    last = min([round(LAST_STAGE_SHARE * epochs), *(hook['num_last_epochs'] for hook in hooks)])
+
+    schedulers[0].update(begin=0, end=warmup)
+    # Never of length 0, also where there is but one epoch.
+    schedulers[1].update(begin=warmup, end=max(epochs, warmup + 1), T_max=max(epochs - warmup, 1))
+    for hook in hooks:
+        hook['num_last_epochs'] = last
+    interval = max(1, min(cfg.train_cfg.get('val_interval', 1), epochs // 20))
+    cfg.train_cfg.update(max_epochs=epochs, val_interval=interval, dynamic_intervals=[(epochs - last, 1)])
+    cfg.default_hooks.logger.interval = min(cfg.default_hooks.logger.get('interval', 10), steps)
+    cfg.auto_scale_lr.enable = True  # from the real batch, of all GPUs
+    return (
+        f'{epochs} epochs of {steps} steps, {warmup} of them warm-up, the last {last} without mosaic; '
+        f'learning rate for the batch'
+    )

@@ -1,0 +1,241 @@
+"""A run -> one page: curves, schedule, numbers, confusions, what it gets wrong and what it sees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from mmengine.config import Config
+from numpy.typing import NDArray
+from torch import nn
+
+from ..runtime.errors import InputError
+from .charts import MAX_CELLS, draw_confusions, draw_curves, draw_precision_recall, draw_schedule
+from .explain import draw_inside, draw_mistakes
+from .matching import (
+    IOU_THR,
+    NOTHING,
+    Evaluated,
+    best_thresholds,
+    count_confusions,
+    count_right,
+    f1_score,
+    match,
+    missed_boxes,
+    sample_path,
+)
+from .page import Page
+from .runs import Run, metric_key, plan_schedule
+
+NUM_WORST, NUM_SEEN, NUM_ACTIVATIONS = 6, 2, 4
+NUM_CONFUSIONS = 10
+STATS = ['mAP', 'mAP50', 'mAP75', 'mAP small', 'mAP medium', 'mAP large']
+
+
+def schedule_page(cfg: Config, name: str) -> Page:
+    """The page of a config before training.
+
+    Raises:
+        InputError: It has no schedule in epochs.
+    """
+    page = Page(f'{name}: schedule')
+    add_schedule(page, cfg)
+    return page
+
+
+def run_page(run: Run, cfg: Config, model: nn.Module, evaluated: Evaluated, score_thr: float) -> Page:
+    """The page of a run.
+
+    Args:
+        run: What it has left.
+        cfg: Its config.
+        model: The detector that was evaluated.
+        evaluated: On its test split.
+        score_thr: Scores from which a detection counts, where one must be chosen.
+    """
+    page = Page(f'Report of {run.config.resolve().parent.name}')
+    matches = [match(image, score_thr) for image in evaluated.images]
+    confusions = count_confusions(evaluated.images, matches, len(evaluated.classes))
+    points = precision_recall(confusions)
+    add_numbers(page, run, cfg, evaluated, points, score_thr)
+    add_curves(page, run, evaluated)
+    try:
+        add_schedule(page, cfg)
+    except InputError as error:
+        page.section('Schedule', f'Not drawn: {error}')
+    add_precision_recall(page, evaluated, points, score_thr)
+    add_confusions(page, evaluated, confusions, score_thr)
+    add_worst(page, evaluated, matches, score_thr)
+    add_inside(page, model, evaluated, matches, score_thr)
+    return page
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number to show; COCO's -1, nan and None are a dash."""
+    return '-' if value is None or np.isnan(value) or value < 0 else f'{value:.{digits}f}'
+
+
+def precision_recall(confusions: NDArray) -> NDArray:
+    """Precision and recall of each class, (C, 2), nan where nothing was found or nothing is."""
+    right = np.diag(confusions)[:-1]
+    found, truth = confusions.sum(0)[:-1], confusions.sum(1)[:-1]
+    return np.stack([np.where(total > 0, right / total.clip(1), np.nan) for total in (found, truth)], 1)
+
+
+def add_numbers(page: Page, run: Run, cfg: Config, evaluated: Evaluated, points: NDArray, score_thr: float) -> None:
+    """Add what was evaluated, COCO's numbers, and those of each class."""
+    boxes = np.concatenate([image.gt_labels[~image.gt_crowds] for image in evaluated.images])
+    page.section(
+        'Numbers',
+        f'Checkpoint {run.checkpoint.name}, config {run.config.name}, evaluated on {len(evaluated.images)} images with '
+        f"{len(boxes)} boxes, the test split ({Path(cfg.test_evaluator.ann_file).name}). AP is COCO's, the mean over "
+        'thresholds of IoU from 0.5 to 0.95.',
+    )
+    page.table('All classes', STATS, [[number(value) for value in evaluated.stats[:6]]])
+    best, boxes = best_thresholds(evaluated), np.bincount(boxes, minlength=len(evaluated.classes))
+    rows = [
+        [name, boxes[label], *map(number, [*evaluated.class_ap[label], *points[label]]), number(best[label], 2)]
+        for label, name in enumerate(evaluated.classes)
+    ]
+    page.table(
+        f'Each class. Precision and recall count detections with a score of {score_thr:g} or more at IoU {IOU_THR:g}; '
+        'best score is the threshold at which their harmonic mean (F1) is highest.',
+        ['class', 'boxes', 'AP', 'AP50', 'AP75', 'precision', 'recall', 'best score'],
+        rows,
+    )
+
+
+def add_curves(page: Page, run: Run, evaluated: Evaluated) -> None:
+    """Add what was logged, as curves and as a table."""
+    page.section('Curves', 'As the run logged them: losses are means over the last steps, as log_processor says.')
+    pictures = draw_curves(run.train, run.val, evaluated.classes)
+    page.figures(
+        [(picture, f'Curves: {title}. The numbers are in the table below.', '') for title, picture in pictures.items()]
+    )
+    losses = [key for key in dict.fromkeys(key for one in run.train for key in one) if key.startswith('loss')]
+    metrics = {name: metric_key(run.val, key) for name, key in (('mAP', 'bbox_mAP'), ('mAP50', 'bbox_mAP_50'))}
+    last = {one['epoch']: one for one in run.train if 'epoch' in one}
+    validations = {one['step']: one for one in run.val}
+    rows = []
+    for epoch in sorted({*last, *validations}):
+        train, val = last.get(epoch, {}), validations.get(epoch, {})
+        lr = f'{train["lr"]:.2e}' if 'lr' in train else '-'
+        rows.append(
+            [
+                epoch,
+                lr,
+                *(number(train.get(key)) for key in losses),
+                *(number(val.get(key)) for key in metrics.values()),
+            ]
+        )
+    page.table(
+        'Numbers of each epoch: its last record', ['epoch', 'learning rate', *losses, *metrics], rows, folded=True
+    )
+
+
+def add_schedule(page: Page, cfg: Config) -> None:
+    """Add the planned learning rate."""
+    schedule = plan_schedule(cfg)
+    peak = max(schedule.lrs)
+    words = (
+        f'{schedule.validations[-1]} epochs, {schedule.warmup:g} of them warm-up; the learning rate goes up to '
+        f'{peak:g} and ends at {schedule.lrs[-1]:.2g}; '
+        + (
+            f'the last stage begins after epoch {schedule.last_stage:g}; '
+            if schedule.last_stage is not None
+            else 'there is no last stage; '
+        )
+        + f'{len(schedule.validations)} validations.'
+    )
+    page.section('Schedule', f'As the config plans it, for the batch of one GPU: {words}')
+    ((title, picture),) = draw_schedule(schedule).items()
+    page.figures([(picture, f'{title}: {words}', '')])
+
+
+def add_precision_recall(page: Page, evaluated: Evaluated, points: NDArray, score_thr: float) -> None:
+    """Add the curves of precision over recall."""
+    page.section(
+        'Precision and recall',
+        f'Dots: what a threshold of {score_thr:g} gives. As COCO has it, a curve shows the best precision at its '
+        'recall or a higher one, so a dot can lie below.',
+    )
+    ((title, picture),) = draw_precision_recall(evaluated, points).items()
+    page.figures([(picture, f'{title}, a curve for each class; the table above has AP50, the area under each.', '')])
+
+
+def add_confusions(page: Page, evaluated: Evaluated, matrix: NDArray, score_thr: float) -> None:
+    """Add the confusion matrix, and the most frequent mistakes."""
+    page.section(
+        'Confusion matrix',
+        f'Detections with a score of {score_thr:g} or more, each matched to one box at the most, at IoU {IOU_THR:g}. '
+        'A row is what was there, a column what was said; the diagonal is right.',
+    )
+    ((title, picture),) = draw_confusions(matrix, evaluated.classes).items()
+    page.figures([(picture, f'{title}; its numbers are in the table below.', '')], wide=len(matrix) > MAX_CELLS)
+    truth, said = [*evaluated.classes, 'nothing there'], [*evaluated.classes, 'missed']
+    wrong = matrix * (1 - np.eye(len(matrix), dtype=int))
+    order = [divmod(int(i), len(matrix)) for i in np.argsort(-wrong, axis=None, kind='stable')[:NUM_CONFUSIONS]]
+    rows = [[truth[row], said[column], wrong[row, column]] for row, column in order if wrong[row, column]]
+    page.table('Most frequent mistakes', ['truth', 'said', 'times'], rows)
+    rows = [[name, *counts] for name, counts in zip(truth, matrix.tolist())]
+    page.table('All numbers of the matrix', ['truth \\ said', *said], rows, folded=True)
+
+
+def add_worst(page: Page, evaluated: Evaluated, matches: list, score_thr: float) -> None:
+    """Add the images with the lowest F1, drawn."""
+    page.section(
+        'Worst images',
+        f'The images with the lowest F1 at a score of {score_thr:g} and IoU {IOU_THR:g}: left the truth, with what was '
+        'missed in yellow; right the detections, in red (and with a question mark) where nothing is, in violet where '
+        'the class is another. What is right is black and white.',
+    )
+    order = sorted(range(len(matches)), key=lambda i: (f1_score(evaluated.images[i], matches[i]), -len(matches[i])))
+    for i in order[:NUM_WORST]:
+        image, matched = evaluated.images[i], matches[i]
+        f1 = f1_score(image, matched)
+        if f1 == 1:
+            page.text('All others are right.' if i != order[0] else 'All images are right.')
+            break
+        right, missed = count_right(image, matched), len(missed_boxes(image, matched))
+        nothing = int((matched == NOTHING).sum())
+        confused = int((matched >= 0).sum()) - right
+        name = sample_path(image)
+        words = f'{right} right, {missed} missed, {nothing} where nothing is, {confused} of another class'
+        truth, found = draw_mistakes(image, matched, evaluated.classes)
+        page.figures(
+            [
+                (truth, f'{name}, truth: {missed} boxes marked as missed', f'{name}, truth. F1 {f1:.2f}: {words}'),
+                (found, f'{name}, detections: {words}', f'{name}, detections'),
+            ]
+        )
+
+
+def add_inside(page: Page, model: nn.Module, evaluated: Evaluated, matches: list, score_thr: float) -> None:
+    """Add feature maps and class activations of the images with the most classes."""
+    page.section(
+        'What the model sees',
+        'Feature maps: the mean over the channels of each level of the neck, by stride. Class activation (Grad-CAM): '
+        'where the channels are active that speak for the detections of a class. Blue is low, red is high, in each '
+        'picture by itself.',
+    )
+
+    def labels_of(i: int) -> list[int]:
+        return list(dict.fromkeys(evaluated.images[i].labels[: len(matches[i])].tolist()))  # best first
+
+    order = sorted(range(len(matches)), key=lambda i: (-len(labels_of(i)), -f1_score(evaluated.images[i], matches[i])))
+    for i in order[:NUM_SEEN]:
+        maps, activations = draw_inside(model, evaluated.dataset, i, labels_of(i)[:NUM_ACTIVATIONS], score_thr)
+        name = sample_path(evaluated.images[i])
+        figures = [
+            (picture[..., ::-1], f'{name}: feature map of stride {stride}', f'{name}, feature map, stride {stride}')
+            for stride, picture in maps.items()
+        ]
+        figures += [
+            (
+                picture[..., ::-1],
+                f'{name}: activation of {evaluated.classes[label]}',
+                f'{name}, {evaluated.classes[label]}',
+            )
+            for label, picture in activations.items()
+        ]
+        page.figures(figures)

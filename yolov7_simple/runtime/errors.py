@@ -1,0 +1,50 @@
+"""Mistakes of the user's: one root for all of them, and the one place where a tool reports them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+NUM_EXAMPLES = 5
+
+
+class UserError(ValueError):
+    """A mistake in a command line, a config, a file or a checkpoint.
+
+    The message names it and says what can be done; the tools print it without a traceback.
+    """
+
+
+class InputError(UserError):
+    """An input that cannot be used; the message names it and says why."""
+
+
+class DamagedImageError(UserError):
+    """An image file that is missing, cut short, of absurd dimensions, or not an image.
+
+    Attributes:
+        path: Of the file.
+        problem: What is wrong with it, to be read after the path.
+    """
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(path, problem)  # both, so that a worker process can send it
+        self.path = path
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f'{self.path} {self.problem}'
+
+
+def examples(items: Sequence, count: int = NUM_EXAMPLES) -> str:
+    """List the first few items for a message, and say how many more there are."""
+    more = f' and {len(items) - count} more' if len(items) > count else ''
+    return ', '.join(map(str, items[:count])) + more
+
+
+def run_tool(main: Callable[[], int | None]) -> None:
+    """Run the ``main`` of a tool and exit with its status; a :class:`UserError` becomes one line and status 1."""
+    try:
+        sys.exit(main())
+    except UserError as error:
+        sys.exit(f'error: {error}')

@@ -1,0 +1,84 @@
+"""Image files: read whole, of sizes that can be used, or refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import InputError
+from .files import replacing
+
+WRITABLE_SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.webp'}
+MIN_SIDE = 4  # pixels; nothing can be told from less
+MAX_RATIO = 100  # of the sides; resized, less than a pixel could be left of the shorter one
+MAX_MEGAPIXELS = 64.0
+
+
+def check_size(name: str, height: int, width: int, max_megapixels: float | None) -> None:
+    """Refuse images that are too small to hold anything, or so large that they would fill the memory.
+
+    Raises:
+        InputError: Also says what can be done.
+    """
+    if min(height, width) < MIN_SIDE:
+        raise InputError(f'{name}: {width} x {height} pixels; an image needs at least {MIN_SIDE} on each side')
+    if max(height, width) > MAX_RATIO * min(height, width):
+        raise InputError(f'{name}: {width} x {height} pixels; one side may be at most {MAX_RATIO} times the other')
+    if max_megapixels is not None and height * width > max_megapixels * 1e6:
+        raise InputError(
+            f'{name}: {width} x {height} is {height * width / 1e6:.0f} megapixels, more than the limit of '
+            f'{max_megapixels:g}: make it smaller or raise the limit with --max-megapixels (tools/detect.py --slice '
+            'has none, and sees small objects)'
+        )
+
+
+def is_cut_short(data: bytes) -> bool:
+    """Whether a JPEG or PNG file lacks its end, which OpenCV before 5 decodes without an error, grey from there on."""
+    if data.startswith(b'\xff\xd8'):
+        # The last scan must be followed by the end-of-image marker. Some cameras write more after that.
+        return not data.endswith(b'\xff\xd9') and data.rfind(b'\xff\xd9') <= data.rfind(b'\xff\xda')
+    return data.startswith(b'\x89PNG') and b'IEND' not in data
+
+
+def read_image(path: Path, max_megapixels: float | None = MAX_MEGAPIXELS) -> NDArray[np.uint8]:
+    """Read an image, turned as its EXIF data says.
+
+    Returns:
+        (H, W, 3), BGR.
+
+    Raises:
+        InputError: No file, not an image, or an image of a size that cannot be used.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f'{path}: cannot be read: {error.strerror or error}') from error
+    try:
+        image = None
+        if data and not is_cut_short(data):
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:  # e.g. more pixels than OpenCV decodes
+        raise InputError(f'{path}: cannot be decoded: {error.err}') from error
+    if image is None:
+        raise InputError(f'{path}: not an image, or a damaged or cut one')
+    check_size(str(path), *image.shape[:2], max_megapixels)
+    return image
+
+
+def write_image(path: Path, image: NDArray[np.uint8]) -> None:
+    """Write a BGR image, whole or not at all; the suffix of ``path`` tells the format.
+
+    Raises:
+        InputError: OpenCV has no encoder for it.
+    """
+    try:
+        done, data = cv2.imencode(path.suffix, image)
+    except cv2.error:
+        done = False
+    if not done:
+        raise InputError(f'{path}: OpenCV cannot write {path.suffix or "a file without a suffix"}')
+    with replacing(path) as temporary:
+        data.tofile(temporary)

@@ -1,0 +1,148 @@
+"""A detector in an ONNX file, with nothing but numpy, OpenCV and onnxruntime.
+
+B images, K detections of an image, N of them found, C classes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import InputError
+
+PRODUCER = 'yolov7_simple'
+
+
+class Detections(NamedTuple):
+    """Of one image, best first: boxes (N, 4), xyxy in its pixels; scores (N,); labels (N,)."""
+
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+
+class OnnxDetector:
+    """Run a file of ``tools/export_onnx.py`` as its metadata says.
+
+    Args:
+        path: The file, exported with NMS.
+        num_threads: Threads of onnxruntime; None: one for each core.
+
+    Attributes:
+        classes (list[str]): Names of the classes, in the order of the labels.
+        score_threshold (float): Detections below are not in the file's output.
+        iou_threshold (float): No two detections of a class overlap more.
+
+    Raises:
+        InputError: Not such a file.
+    """
+
+    def __init__(self, path: str | Path, num_threads: int | None = None) -> None:
+        import onnxruntime
+
+        if not Path(path).is_file():
+            raise InputError(f'{path}: no such ONNX file')
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if num_threads is not None:
+            options.intra_op_num_threads = num_threads
+        try:
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=pick_providers(onnxruntime))
+        except Exception as error:  # onnxruntime has a class for each kind of failure, without a common one
+            raise InputError(f'{path}: onnxruntime cannot load it: {str(error).splitlines()[0]}') from error
+        metadata = self.session.get_modelmeta().custom_metadata_map
+        try:
+            values = {key: json.loads(value) for key, value in metadata.items()}
+            if values['producer'] != PRODUCER:
+                raise KeyError('producer')
+            self.classes: list[str] = values['classes']
+            self.resize = (values['resize']['long'], values['resize']['short'])
+            self.is_rgb = values['channel_order'] == 'RGB'
+            self.mean = np.array(values['mean'], np.float32)
+            self.std = np.array(values['std'], np.float32)
+            self.pad_value = values['pad_value']
+            self.pad_size_divisor = values['pad_size_divisor']
+            self.score_threshold = values['score_threshold']
+            self.iou_threshold = values['iou_threshold']
+            self.has_nms = values['outputs'] == 'detections'
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f'{path}: was not written by tools/export_onnx.py: no usable metadata {error}') from error
+        _, _, height, width = self.session.get_inputs()[0].shape
+        self.input_size = (height, width) if isinstance(height, int) else None
+
+    def preprocess(self, images: Sequence[NDArray[np.uint8]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Resize, pad and scale images, as in training and testing.
+
+        Args:
+            images: BGR, (H, W, 3) each, of any sizes.
+
+        Returns:
+            The input of the network, (B, 3, H, W); and of each image the factors that its width and height were
+            multiplied by, (B, 2).
+        """
+        resized = [self._resize(image) for image in images]
+        if self.input_size is None:
+            height, width = np.max([image.shape[:2] for image in resized], 0)
+            divisor = self.pad_size_divisor
+            height, width = -(-height // divisor) * divisor, -(-width // divisor) * divisor
+        else:
+            height, width = self.input_size
+        batch = np.full((len(images), 3, height, width), self.pad_value, np.float32)
+        for i, image in enumerate(resized):
+            # Plane by plane, which is ten times as fast as pixel by pixel.
+            planes = cv2.split(image)
+            for channel, plane in enumerate(planes[::-1] if self.is_rgb else planes):
+                target = batch[i, channel, : image.shape[0], : image.shape[1]]
+                np.subtract(plane, self.mean[channel], out=target)
+                target /= self.std[channel]
+        factors = [(new.shape[1] / old.shape[1], new.shape[0] / old.shape[0]) for new, old in zip(resized, images)]
+        return batch, np.array(factors, np.float32)
+
+    def _resize(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Fit an image into the configured size, up or down, with its ratio kept."""
+        height, width = image.shape[:2]
+        factor = min(self.resize[0] / max(height, width), self.resize[1] / min(height, width))
+        if self.input_size is not None:
+            factor = min(factor, self.input_size[0] / height, self.input_size[1] / width)
+        size = (int(width * factor + 0.5), int(height * factor + 0.5))
+        return image if size == (width, height) else cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+
+    def __call__(self, images: Sequence[NDArray[np.uint8]]) -> list[Detections]:
+        """Detect.
+
+        Args:
+            images: BGR, (H, W, 3) each.
+
+        Returns:
+            What was found in each image.
+
+        Raises:
+            InputError: The file was exported with ``--raw``.
+        """
+        if not self.has_nms:
+            raise InputError('this file was exported with --raw: its boxes have not been through NMS')
+        batch, factors = self.preprocess(images)
+        dets, labels = self.session.run(['dets', 'labels'], {'images': batch})
+        results = []
+        for image, image_dets, image_labels, factor in zip(images, dets, labels, factors):
+            found = image_labels >= 0
+            image_dets, image_labels = image_dets[found], image_labels[found]
+            height, width = image.shape[:2]
+            boxes = (image_dets[:, :4] / np.tile(factor, 2)).clip(0, np.array([width, height] * 2, np.float32))
+            results.append(Detections(boxes, image_dets[:, 4], image_labels))
+        return results
+
+
+def pick_providers(onnxruntime) -> list[str]:
+    """CUDA where this build of onnxruntime has it, and the CPU."""
+    return [
+        name
+        for name in ('CUDAExecutionProvider', 'CPUExecutionProvider')
+        if name in onnxruntime.get_available_providers()
+    ]

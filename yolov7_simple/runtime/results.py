@@ -1,0 +1,92 @@
+"""Detections of many images as files: COCO's JSON, and a picture each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from numpy.typing import NDArray
+
+from .errors import InputError
+from .files import make_folder
+from .images import WRITABLE_SUFFIXES
+
+
+def picture_path(out_dir: Path, name: str) -> Path:
+    """Where the picture of an image goes: under its own name, as a PNG if its own format cannot be written.
+
+    Raises:
+        InputError: The folder cannot be made.
+    """
+    folder = out_dir / 'pictures'
+    make_folder(folder)
+    return folder / (name if Path(name).suffix.lower() in WRITABLE_SUFFIXES else f'{name}.png')
+
+
+class CocoResults:
+    """Detections as one COCO file: ``images``, ``categories``, and ``annotations`` with a ``score``.
+
+    ``annotations`` is also what ``pycocotools.coco.COCO.loadRes`` takes.
+
+    Args:
+        classes: Names of the classes, in the order of the labels.
+        annotation_file: A COCO file whose ids of images (by file name) and categories (by name) to use, so that the
+            detections can be judged on it; None: ids count from 1.
+
+    Raises:
+        InputError: That file is not COCO's, or does not have the classes.
+    """
+
+    def __init__(self, classes: Sequence[str], annotation_file: Path | None = None) -> None:
+        self.category_ids = list(range(1, len(classes) + 1))
+        self.image_ids: dict[str, int] | None = None
+        if annotation_file is not None:
+            try:
+                known = json.loads(Path(annotation_file).read_text(encoding='utf-8'))
+                ids = {category['name']: category['id'] for category in known['categories']}
+                self.image_ids = {image['file_name']: image['id'] for image in known['images']}
+            except (OSError, ValueError, TypeError, KeyError) as error:
+                raise InputError(f'{annotation_file}: not a COCO annotation file: {error!r}') from error
+            missing = [name for name in classes if name not in ids]
+            if missing:
+                raise InputError(f'{annotation_file}: has no category {missing[0]!r}; it has {list(ids)}')
+            self.category_ids = [ids[name] for name in classes]
+        self.content = {
+            'images': [],
+            'categories': [{'id': id_, 'name': name} for id_, name in zip(self.category_ids, classes)],
+            'annotations': [],
+        }
+
+    def add(self, file_name: str, size: tuple[int, int], boxes: NDArray, scores: NDArray, labels: NDArray) -> None:
+        """Add the detections of an image.
+
+        Args:
+            file_name: Of the image, as in the annotation file if there is one.
+            size: Height and width in pixels.
+            boxes: (N, 4), xyxy in pixels.
+            scores: (N,).
+            labels: (N,), indices of classes.
+
+        Raises:
+            InputError: The annotation file does not have this image.
+        """
+        image_id = len(self.content['images']) + 1
+        if self.image_ids is not None:
+            if file_name not in self.image_ids:
+                raise InputError(f'{file_name}: is not among the images of the annotation file')
+            image_id = self.image_ids[file_name]
+        height, width = size
+        self.content['images'].append({'id': image_id, 'file_name': file_name, 'width': width, 'height': height})
+        for (x1, y1, x2, y2), score, label in zip(boxes.tolist(), scores.tolist(), labels.tolist()):
+            self.content['annotations'].append(
+                {
+                    'id': len(self.content['annotations']) + 1,
+                    'image_id': image_id,
+                    'category_id': self.category_ids[label],
+                    'bbox': [x1, y1, x2 - x1, y2 - y1],
+                    'area': (x2 - x1) * (y2 - y1),
+                    'iscrowd': 0,
+                    'score': score,
+                }
+            )

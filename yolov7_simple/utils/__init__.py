@@ -1,0 +1,1 @@
+"""Options and checkpoints, checked before they are used."""

@@ -1,0 +1,133 @@
+"""Reading checkpoints without running what is in them.
+
+torch 2.6 and later load with ``weights_only``, which refuses every class that it does not know, and mmengine's
+checkpoints hold a few: the history of the logged numbers. This module allows exactly those, and leaves the refusal
+on for everything else.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import CheckpointLoader
+from mmengine.utils import digit_version
+from torch import Tensor
+
+from ..runtime.errors import UserError
+
+# Before 2.6 torch does not load with weights_only unless told to, and cannot name a global.
+CAN_READ_SAFELY = hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint')
+# The functions by which a HistoryBuffer names its own statistics.
+STATISTICS = ('min', 'max', 'mean', 'current', 'statistics')
+
+
+class CheckpointError(UserError):
+    """A checkpoint that cannot be used, or its config; the message names it and says why."""
+
+
+def get_statistic(owner: type, name: str) -> Callable:
+    """``getattr`` for the one use that mmengine's checkpoints have for it: the methods of HistoryBuffer.
+
+    Allowing the real one would let a pickle walk from any method to its globals.
+    """
+    if owner is not HistoryBuffer or name not in STATISTICS:
+        raise pickle.UnpicklingError(f'a checkpoint has no business with attribute {name!r} of {owner!r}')
+    return getattr(owner, name)
+
+
+def safe_globals() -> list:
+    """What a checkpoint of mmengine may hold besides tensors and plain Python: classes, or (object, pickled name)."""
+    # numpy 1.26 has an empty _core, too.
+    core = np._core if digit_version(np.__version__) >= digit_version('2.0') else np.core
+    numpy_functions = [
+        # Arrays and scalars are pickled through these two functions; numpy 2 renamed the module.
+        (getattr(core.multiarray, function), f'numpy.{module}.multiarray.{function}')
+        for function in ('_reconstruct', 'scalar')
+        for module in ('core', '_core')
+    ]
+    return [
+        HistoryBuffer,  # message_hub.log_scalars: one for each logged number
+        (get_statistic, 'builtins.getattr'),  # how a HistoryBuffer names its statistics
+        *numpy_functions,  # the numbers in a HistoryBuffer, and message_hub.runtime_info['eta']
+        np.ndarray,
+        np.dtype,
+        *(type(np.dtype(kind)) for kind in ('f8', 'f4', 'i8', 'i4', 'bool')),  # what np.dtype makes of their kinds
+    ]
+
+
+def allow_mmengine_checkpoints() -> None:
+    """Let ``torch.load`` and mmengine read mmengine's own checkpoints with ``weights_only`` on, in this process."""
+    if CAN_READ_SAFELY:
+        torch.serialization.add_safe_globals(safe_globals())
+        CheckpointLoader.register_scheme('', read_checkpoint, force=True)
+
+
+def read_checkpoint(filename: str | Path, map_location: Any = 'cpu') -> Any:
+    """Read a checkpoint file, without running what is in it; also in mmengine: test, ``resume``, ``load_from``.
+
+    Args:
+        filename: Written by ``torch.save``.
+        map_location: As in ``torch.load``.
+
+    Raises:
+        CheckpointError: No file, a damaged one, or one that holds more than tensors, plain values and what
+            :func:`safe_globals` allows.
+    """
+    path = Path(filename).expanduser()
+    if not path.is_file():
+        raise CheckpointError(f'{path}: there is no such checkpoint file')
+    try:
+        return torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:  # whatever unpickling meets
+        # torch's message is long, and recommends to switch the safety off.
+        reason = str(error).split('Check the documentation')[0].split('Please use')[0]
+        reason = reason.split('WeightsUnpickler error:')[-1].strip()
+        raise CheckpointError(
+            f'{path}: not a checkpoint that can be read safely, it is damaged or holds what no checkpoint needs: '
+            f'{(reason.splitlines() or [type(error).__name__])[-1]}'
+        ) from error
+
+
+def misshapen(state_dict: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
+    """Names that both have, with different shapes."""
+    return [key for key, value in wanted.items() if key in state_dict and state_dict[key].shape != value.shape]
+
+
+def check_weights(
+    state_dict: Mapping[str, Tensor], wanted: Mapping[str, Tensor], checkpoint: str, model: str = 'this model'
+) -> None:
+    """Compare weights with those that a model has, which mmengine would load in part, with a warning.
+
+    Args:
+        state_dict: Of the checkpoint.
+        wanted: Of the model.
+        checkpoint: Its name, for the message.
+        model: Its name, for the message.
+
+    Raises:
+        CheckpointError: Names or shapes differ.
+    """
+    shapes = [
+        f'{key}: {tuple(state_dict[key].shape)} in the checkpoint, {tuple(wanted[key].shape)} in the model'
+        for key in misshapen(state_dict, wanted)
+    ]
+    problems = [
+        f'{len(keys)} {what}, such as {keys[0]}'
+        for what, keys in (
+            ('tensors missing', [key for key in wanted if key not in state_dict]),
+            ('unknown', [key for key in state_dict if key not in wanted]),
+            ('of another shape', shapes),
+        )
+        if keys
+    ]
+    if problems:
+        raise CheckpointError(
+            f'{checkpoint} is not of {model}: {"; ".join(problems)}. Use the config that it was trained with (beside '
+            'it in its folder), with its number of classes'
+        )

@@ -1,0 +1,131 @@
+"""Options of our classes, checked where they are built: their types are their annotations in ``__init__``.
+
+Configs are written by hand and not checked by Python: a text where a number belongs would be met deep in the model.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+import math
+import types
+from collections.abc import Sequence
+from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from ..runtime.errors import UserError
+
+Class = TypeVar('Class', bound=type)
+SEQUENCES = (list, tuple, Sequence)
+
+
+class OptionError(UserError):
+    """An option of a config that is unknown or cannot be; the message names the class and the option."""
+
+
+class Range(NamedTuple):
+    """Numbers from ``low`` to ``high``, both among them: in ``Annotated``, part of an option's type."""
+
+    low: float
+    high: float = math.inf
+
+    def __str__(self) -> str:
+        return f'{self.low:g} or more' if self.high == math.inf else f'{self.low:g} to {self.high:g}'
+
+
+AtLeast0 = Annotated[float, Range(0)]
+Share = Annotated[float, Range(0, 1)]
+Count = Annotated[int, Range(1)]
+CountOr0 = Annotated[int, Range(0)]
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a type as written in a signature. Lists are tuples, whole numbers are numbers."""
+    origin, args = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True
+    if origin is Annotated:
+        return fits(value, args[0]) and all(low <= value <= high for low, high in hint.__metadata__)
+    if origin in (Union, types.UnionType):
+        return any(fits(value, arg) for arg in args)
+    if origin in SEQUENCES:
+        if not isinstance(value, (list, tuple)):
+            return False
+        if origin is tuple and args[-1] is not Ellipsis:
+            return len(value) == len(args) and all(map(fits, value, args))
+        return all(fits(item, args[0]) for item in value)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, origin or hint)
+
+
+def describe_type(hint: Any) -> str:
+    """A type in words, for a message."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return f'{describe_type(args[0])}, {hint.__metadata__[0]}'
+    if origin in (Union, types.UnionType):
+        return ' or '.join(map(describe_type, args))
+    if origin is tuple and args[-1] is not Ellipsis:
+        return f'({", ".join(map(describe_type, args))})'
+    if origin in SEQUENCES:
+        return f'a list of {describe_type(args[0])}'
+    words = {int: 'a whole number', float: 'a number', str: 'a text', bool: 'True or False', type(None): 'None'}
+    return words.get(hint) or getattr(origin or hint, '__name__', str(hint))
+
+
+def list_options(cls: type) -> dict[str, tuple[Any, Any]]:
+    """Types and defaults of what a class takes, and its bases where it hands on the rest, by name."""
+    options: dict[str, tuple[Any, Any]] = {}
+    for base in cls.__mro__:
+        init = inspect.unwrap(vars(base).get('__init__', object.__init__))
+        if init is object.__init__:
+            continue
+        hints = get_type_hints(init, include_extras=True)
+        parameters = list(inspect.signature(init).parameters.values())[1:]
+        for parameter in parameters:
+            if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                options.setdefault(parameter.name, (hints.get(parameter.name, Any), parameter.default))
+        if not any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters):
+            break
+    return options
+
+
+def check_options(owner: str, given: dict[str, Any], options: dict[str, tuple[Any, Any]]) -> None:
+    """Check options by name.
+
+    Args:
+        owner: What they belong to, for the message.
+        given: Name -> value.
+        options: Name -> type and default; ``inspect.Parameter.empty`` is none.
+
+    Raises:
+        OptionError: One is unknown, missing, or of another type or range.
+    """
+    for name, value in given.items():
+        if name not in options:
+            close = difflib.get_close_matches(name, options, 1)
+            hint = f'did you mean {close[0]}?' if close else f'it has {", ".join(sorted(options)) or "none"}'
+            raise OptionError(f'{owner}: there is no option {name}; {hint}')
+        hint, default = options[name]
+        if value is not default and not fits(value, hint):
+            raise OptionError(f'{owner}: {name} must be {describe_type(hint)}, got {value!r}')
+    missing = [name for name, (_, default) in options.items() if default is inspect.Parameter.empty]
+    for name in missing:
+        if name not in given:
+            raise OptionError(f'{owner}: {name} must be set')
+
+
+def checked_options(cls: Class) -> Class:
+    """Decorate a class: what it is built with is checked by the types in the signature of its ``__init__``."""
+    init, options = cls.__init__, list_options(cls)
+
+    @functools.wraps(init)
+    def checked_init(self: Any, *args: Any, **kwargs: Any) -> None:
+        check_options(type(self).__name__, {**dict(zip(options, args)), **kwargs}, options)
+        init(self, *args, **kwargs)
+
+    cls.__init__ = checked_init
+    return cls
