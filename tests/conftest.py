@@ -57,7 +57,7 @@ STOPS = [
 
 
 def pytest_addoption(parser):
-    parser.addoption('--ranks', type=int, default=2, help='processes that tests/test_ranks.py trains with')
+    parser.addoption('--ranks', type=int, default=2, help='processes that tests/test_engine/test_ranks.py trains with')
 
 
 @pytest.fixture(scope='session')

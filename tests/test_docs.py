@@ -18,8 +18,7 @@ from conftest import ROOT, write_coco
 from mmdet.datasets import CocoDataset
 from mmdet.registry import HOOKS, LOOPS, MODELS, TRANSFORMS
 from mmengine.config import Config
-from test_own_data import SMALL_OPTIONS
-from tool_runs import tool
+from tool_runs import SMALL_OPTIONS, tool
 from torch.distributed.run import get_args_parser
 
 from yolov7_simple.models.rtodlab import SIZES, original_key
@@ -111,6 +110,10 @@ def test_commands_that_are_run_elsewhere_parse(line, tmp_path, monkeypatch):
         assert line == '. .venv/bin/activate'
 
 
+def of_type(parts, name):
+    return next(part for part in parts if part.type == name)
+
+
 def shrink_configs():
     """Let every config that this process reads be one of a small model and images, a short training and no workers.
 
@@ -128,12 +131,13 @@ def shrink_configs():
                 if not (keeps_width and key.startswith(('model.backbone', 'model.neck', 'model.bbox_head')))
             }
             cfg.merge_from_dict(options)
-            mosaic = cfg.train_dataloader.dataset.pipeline[0]
+            mosaic = of_type(cfg.train_dataloader.dataset.pipeline, 'MosaicAffineMixUp')
             if tuple(mosaic.img_scale) == (640, 640):  # a quarter of the time
                 mosaic.img_scale = (320, 320)
-                cfg.model.data_preprocessor.batch_augments[0].random_size_range = (160, 320)
+                sizes = of_type(cfg.model.data_preprocessor.batch_augments, 'BatchMultiScale')
+                sizes.random_size_range = (160, 320)
                 for loader in (cfg.val_dataloader, cfg.test_dataloader):
-                    loader.dataset.pipeline[2].scale = (320, 320)
+                    of_type(loader.dataset.pipeline, 'Resize').scale = (320, 320)
             cfg.train_cfg.update(max_epochs=NUM_EPOCHS, val_interval=NUM_EPOCHS, dynamic_intervals=None)
             for hook in cfg.custom_hooks:
                 if hook.type == 'LastStageHook':
@@ -208,7 +212,7 @@ def weights(path):
 
 def check_readme(folder, printed):
     assert json.loads((folder / 'outputs/detections.json').read_text())['images']
-    assert 'coco/bbox_mAP: ' in printed and 'resumed epoch: 2' in printed
+    assert 'coco/bbox_mAP: ' in printed
     assert list((folder / 'outputs').rglob('*.png'))
 
 
@@ -235,7 +239,7 @@ def check_training(folder, printed):
     before, after = weights(folder / 'yolov7_tiny.pth'), weights(work_dir / f'epoch_{NUM_EPOCHS}.pth')
     changed = {key.split('.')[0] for key, value in after.items() if not torch.equal(value, before[key])}
     assert changed == {'neck', 'bbox_head'}
-    assert 'Other classes than in the checkpoint' in printed
+    assert 'Other classes than in the checkpoint' in printed and 'resumed epoch: 2' in printed
 
 
 def check_understand(folder, printed):
@@ -331,6 +335,8 @@ def test_links_and_paths_lead_somewhere(page):
         target = (page.parent / path).resolve() if path else page
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
+    if page.name == 'CHANGELOG.md':
+        return  # it names files that have moved
     for code in re.findall(r'`([^`\s]+)`', text):
         if code.startswith(FOLDERS) and '/.mim/' not in code:
             assert list(ROOT.glob(code)), code

@@ -1,6 +1,6 @@
 """Kill a training run again and again with SIGKILL, go on with --resume, and compare with a run that nothing stopped.
 
-    python tests/kill_and_resume.py --kills 20 --epochs 30
+    python tests/manual/kill_and_resume.py --kills 20 --epochs 30
 
 Every other kill comes when half of a checkpoint is written; the others at random moments, from the first second
 on. After each, all checkpoints must load and at most one interval of them (an epoch) may be lost. In the end the last

@@ -1,6 +1,6 @@
 """Run every tool that mmdet brings on one of our configs, and print a table of what works.
 
-    python tests/mmdet_tools.py
+    PYTHONPATH=tests python tests/manual/mmdet_tools.py
 
 Eight drawn images and a model of an eighth of Tiny's width: it is about the tools. The exit status is 1 if one that
 should work does not, or one that should not does.

@@ -1,7 +1,7 @@
 """Annotation files by the thousand: each is refused with file, record and reason, or repaired and counted.
 
-`YOLOV7_FUZZ=2000 python -m pytest tests/test_fuzz_annotations.py` draws 2000 files for each of the tests, new ones each
-time; without it a few hundred, always the same.
+`YOLOV7_FUZZ=2000 python -m pytest tests/test_datasets/test_fuzz_annotations.py` draws 2000 files for each of the tests,
+new ones each time; without it a few hundred, always the same.
 """
 
 import copy

@@ -1,6 +1,6 @@
 """Image files by the hundred, cut, corrupted, disguised or absurd: each is read, or refused by its name, at once.
 
-`YOLOV7_FUZZ=2000 python -m pytest tests/test_fuzz_images.py` draws 2000 files, new ones each time.
+`YOLOV7_FUZZ=2000 python -m pytest tests/test_datasets/test_fuzz_images.py` draws 2000 files, new ones each time.
 """
 
 import io

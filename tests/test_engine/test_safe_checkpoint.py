@@ -24,6 +24,7 @@ from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 from tool_runs import scalars, write_config
 
+from yolov7_simple.engine.hooks import NonFiniteLossHook
 from yolov7_simple.engine.safe_checkpoint import AtomicLocalBackend, SafeCheckpointHook, repair_last_checkpoint
 
 STEPS = 4  # of an epoch
@@ -311,7 +312,7 @@ def test_a_hundred_steps_that_go_wrong_are_finite_or_stopped(small_model_cfg, tm
         pred.weight.data.mul_(logits)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
     scaler = torch.amp.GradScaler('cpu', enabled=dtype == torch.float16)
-    hook = hooks.NonFiniteLossHook()
+    hook = NonFiniteLossHook()
     runner = SimpleNamespace(
         iter=0,
         epoch=0,
@@ -388,8 +389,8 @@ def test_the_validation_loss_is_that_of_the_boxes_in_the_resized_image(run, proj
 
 
 def test_twice_killed_and_resumed():
-    """The short form of tests/kill_and_resume.py."""
-    command = [sys.executable, ROOT / 'tests' / 'kill_and_resume.py', '--kills', '2', '--epochs', '4']
+    """The short form of tests/manual/kill_and_resume.py."""
+    command = [sys.executable, ROOT / 'tests/manual/kill_and_resume.py', '--kills', '2', '--epochs', '4']
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert result.returncode == 0, result.stdout + result.stderr[-3000:]
     assert '2 kills later: the same to the last bit' in result.stdout

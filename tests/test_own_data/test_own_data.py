@@ -12,7 +12,7 @@ import torch
 from conftest import ROOT, write_coco
 from mmdet.registry import MODELS
 from mmengine.config import Config
-from tool_runs import metric, scalars, tool
+from tool_runs import SMALL_OPTIONS, metric, scalars, tool
 
 from yolov7_simple.own_data.config import own_config, set_schedule
 from yolov7_simple.own_data.folder import read_own_data
@@ -301,18 +301,6 @@ def test_one_rank_tells_what_it_found(tmp_path, monkeypatch, capsys, environment
     assert sys.argv[1:] == [f'{work_dir}/own_data/work.py', '--work-dir', work_dir, '--amp']
 
 
-# What makes a recipe a matter of seconds: an eighth of the width, batches of two.
-SMALL_OPTIONS = {
-    'model.backbone.widen_factor': 0.125,
-    'model.neck.in_channels': [16, 32, 64],
-    'model.neck.out_channels': 16,
-    'model.bbox_head.in_channels': 16,
-    'model.test_cfg.nms_pre': 50,
-    'train_dataloader.batch_size': 2,
-    **{f'{split}_dataloader.num_workers': 0 for split in ('train', 'val', 'test')},
-    **{f'{split}_dataloader.persistent_workers': False for split in ('train', 'val', 'test')},
-    'randomness.seed': 1,
-}
 SMALL = ['--cfg-options', *(f'{key}={value}'.replace(' ', '') for key, value in SMALL_OPTIONS.items())]
 
 
