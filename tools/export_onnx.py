@@ -4,7 +4,7 @@
 
 Input: images (N, 3, H, W) float32. Outputs: dets (N, K, 5), boxes xyxy in pixels of the input and score, best first,
 and labels (N, K), -1 where an image has fewer than K. With --raw: boxes (N, P, 4) and scores (N, P, C), before NMS.
-The file tells in its metadata how to prepare images; yolov7_simple.runtime reads that.
+The file tells in its metadata how to prepare images; tools/onnx_detect.py reads that.
 """
 
 from __future__ import annotations
