@@ -222,7 +222,7 @@ def plot(workers: list[int], rates: dict[str, list[float]], path: Path) -> None:
     for name, values in rates.items():
         axes.plot(workers, values, 'o-', label=f'{name}: {values[-1]:.0f}')
     axes.set(xlabel='workers', ylabel=f'training samples a second at {SIZE[0]}', xticks=workers, ylim=(0, None))
-    axes.legend()
+    figure.legend(loc='outside upper center', ncols=2)
     figure.savefig(path, dpi=150)
     print(f'Plot in {path}')
 
