@@ -99,10 +99,10 @@ class SafeCheckpointHook(CheckpointHook):
       (beyond ``max_keep_ckpts``, the previous best), so the disk needs room for one more.
     - ``--resume`` never starts from a torn file. It first evaluates an epoch whose evaluation is due, since the run may
       have been stopped during it.
-    - At a signal the current step is finished, ``epoch_E_iter_I.pth`` is written, and every rank exits with 128 + number
-      of the signal: 143 after SIGTERM, 138 after SIGUSR1 on Linux. With :class:`ResumableTrainLoop`, ``--resume``
-      continues at the next step; other loops with epochs write no such file and continue after the last whole epoch.
-      Ranks started by torchrun do the same when torchrun is gone.
+    - At a signal the current step is finished, ``epoch_E_iter_I.pth`` is written, and all ranks exit with 128 + the
+      signal's number: 143 after SIGTERM, 138 after SIGUSR1 on Linux. With :class:`ResumableTrainLoop`, ``--resume``
+      goes on at the next step; other loops with epochs write no such file and go on after the last whole epoch. Ranks
+      started by torchrun do the same when torchrun is gone.
 
     Args:
         signals: Names of the signals to react to.
