@@ -3,10 +3,9 @@
     python tools/check_dataset.py CONFIG                       the sets of a config: train, val and test
     python tools/check_dataset.py --ann FILE --images FOLDER   one set
 
-Annotations are checked as for training (the tables in yolov7_simple/datasets/annotation_checks.py). Then every image is
-read completely, and its size compared with the annotated one. For each set a summary is printed and a picture written
-to OUT_DIR: boxes of each class, sizes and shapes of boxes, boxes of each image. The exit status is 1 if a set cannot be
-used as it is.
+Annotations are checked as for training (yolov7_simple/datasets/annotation_checks.py). Then every image is read, and its
+size compared with the annotated one. Each set gets a printed summary and a picture in OUT_DIR: boxes of each class,
+sizes and shapes of boxes, boxes of each image. The exit status is 1 if a set cannot be used as it is.
 """
 
 from __future__ import annotations

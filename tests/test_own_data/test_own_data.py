@@ -301,7 +301,7 @@ def test_one_rank_tells_what_it_found(tmp_path, monkeypatch, capsys, environment
     assert sys.argv[1:] == [f'{work_dir}/own_data/work.py', '--work-dir', work_dir, '--amp']
 
 
-# What makes a recipe a matter of seconds: an eighth of the width, batches of two.
+# A recipe shortened to seconds: an eighth of the width, batches of two.
 SMALL_OPTIONS = {
     'model.backbone.widen_factor': 0.125,
     'model.neck.in_channels': [16, 32, 64],
@@ -320,7 +320,7 @@ def test_from_folder_to_detections(tmp_path):
     """One command trains; config and checkpoint that it leaves are all that the other tools need."""
     write_yolo(tmp_path / 'pets')
     work = tmp_path / 'work'
-    # Weights of another number of classes: all but the class layers is kept.
+    # With weights for another number of classes, all but the class layers are kept.
     config = ROOT / 'configs' / 'yolov7' / 'yolov7_tiny_1xb8-40e_bccd.py'
     before = Config.fromfile(config).model
     before['backbone'] |= {'widen_factor': 0.125}

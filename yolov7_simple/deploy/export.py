@@ -144,8 +144,8 @@ def export_onnx(
     axes = {'images': {0: 'batch', **({2: 'height', 3: 'width'} if dynamic_size else {})}}
     for name in names:
         axes[name] = {0: 'batch', **({1: 'count'} if dynamic_size else {})}
-    # The TorchScript exporter needs no further package and writes all of these opsets; torch's newer one, dynamo, writes
-    # 18 and converts down from there.
+    # The TorchScript exporter needs no further package and writes all of these opsets. torch's newer one, dynamo, only
+    # writes 18 and converts down from there.
     chosen = {'dynamo': False} if 'dynamo' in torch.onnx.export.__code__.co_varnames else {}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter('ignore')  # on the older exporter, and on sizes becoming constants
