@@ -30,8 +30,9 @@ class BuildWithConfigs(build_py):
                 shutil.rmtree(mim)
             return
         for name in ('configs', 'tools'):
-            # The demo writes beside its own tree.
-            shutil.copytree(ROOT / name, mim / name, ignore=shutil.ignore_patterns('__pycache__', 'demo.py'))
+            # The demo and the benchmarks are for a checkout: the demo writes beside its own tree.
+            unwanted = shutil.ignore_patterns('__pycache__', 'demo.py', 'benchmarks')
+            shutil.copytree(ROOT / name, mim / name, ignore=unwanted)
         shutil.copy(ROOT / 'model-index.yml', mim)
 
 

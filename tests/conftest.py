@@ -17,7 +17,7 @@ import yolov7_simple  # noqa: F401  (registers everything)
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get('YOLOV7_SHARED', ROOT.parent / 'shared'))
 
-# The same examples in every run, so that a change is judged and not luck; YOLOV7_FUZZ draws many others.
+# Every run draws the same examples, so that a failure comes from the change; YOLOV7_FUZZ draws many others.
 settings.register_profile('suite', derandomize='YOLOV7_FUZZ' not in os.environ)
 settings.load_profile('suite')
 
@@ -47,7 +47,7 @@ STOPS = [
     'test_guest',
     'test_install',
     'test_check_dataset',
-    'test_judging',
+    'test_evaluation',
     'test_report',
     'test_export',
     'test_detect',
@@ -135,7 +135,7 @@ def write_coco(folder: Path, num_images: int = 8, classes=('box', 'disc'), size=
 
 
 def png_bomb(width: int, height: int) -> bytes:
-    """A whole PNG file of a few bytes that claims to be of this size."""
+    """A valid PNG file of a few bytes whose header claims this size."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack('>I', len(data)) + name + data + struct.pack('>I', zlib.crc32(name + data))

@@ -1,4 +1,4 @@
-"""A small detector with a config and a checkpoint of its own, for the tests of what is done with a trained one."""
+"""A small detector with config and checkpoint, for tests that need a trained one."""
 
 from pathlib import Path
 
@@ -65,7 +65,7 @@ def build_model(config: Path) -> torch.nn.Module:
         for module in model.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.running_mean.normal_(0, 0.05)
-                module.running_var.uniform_(0.25, 0.4)  # or signals would fade
+                module.running_var.uniform_(0.25, 0.4)  # keeps signals from fading
         outputs = model(torch.rand(8, 3, 128, 128), mode='tensor')
         for preds, levels, spread in zip((head.cls_preds, head.reg_preds, head.obj_preds), outputs, (1.5, 0.3, 1.5)):
             for pred, level in zip(preds, levels):

@@ -58,7 +58,7 @@ ALL_COMMANDS = list(dict.fromkeys(line for page in PAGES for line in commands(pa
 
 @functools.cache
 def functions(script):
-    """What a script defines, without running its main."""
+    """Load a script without running its main."""
     return runpy.run_path(str(script), run_name='docs')
 
 
@@ -115,7 +115,7 @@ def of_type(parts, name):
 
 
 def shrink_configs():
-    """Let every config that this process reads be one of a small model and images, a short training and no workers.
+    """Make every config that this process reads small: model, images, length of training, and no workers.
 
     Weights of the original come in full size only, so a command that names them keeps the width.
     """
@@ -177,7 +177,7 @@ class Sandbox:
         line = re.sub(r'epoch_\d+\.pth', f'epoch_{NUM_EPOCHS}.pth', line)
         words = shlex.split(line)
         for work_dir in re.findall(r'(?<!--work-dir )\b(work_dirs/[\w-]+)', line):
-            # What another page has made by then.
+            # Another page has made these by then.
             if not (self.folder / work_dir).exists():
                 self.run(next(one for one in ALL_COMMANDS if is_run(one) and is_training(one, work_dir)))
         if 'yolov7_tiny_coco.pth' in words:
@@ -186,7 +186,7 @@ class Sandbox:
             torch.save({'model': weights}, self.folder / 'yolov7_tiny_coco.pth')
         if words[:2] == ['make', 'report']:
             dry = subprocess.run(['make', '-n', *words[1:]], cwd=ROOT, capture_output=True, text=True, check=True)
-            # What make would run, without its environment.
+            # The commands of make, run without its environment.
             words = shlex.split(re.search(r'python -W ignore (tools/\S+ .*)', dry.stdout)[1])
         elif words[0] == 'sahi':
             return subprocess.run(
@@ -199,7 +199,7 @@ class Sandbox:
 
 
 def is_training(line, work_dir):
-    """Whether a command is a training that makes this folder."""
+    """Whether a command trains into this folder."""
     if not line.startswith('python tools/train.py') or '--resume' in line:
         return False
     named = re.search(r'--work-dir (\S+)', line)
@@ -217,7 +217,7 @@ def check_readme(folder, printed):
 
 
 def check_deployment(folder, printed):
-    """What was found by PyTorch and by ONNX Runtime, of the same images."""
+    """Detections of PyTorch and of ONNX Runtime on the same images agree."""
     by_torch, by_onnx = (
         json.loads((folder / 'outputs' / name / 'detections.json').read_text()) for name in ('torch', 'onnx')
     )
@@ -234,7 +234,7 @@ def check_image_sizes(folder, printed):
 
 
 def check_training(folder, printed):
-    """The last run is that with a frozen backbone: it stays as it was loaded, statistics and all; the neck learns."""
+    """In the last run the backbone is frozen: it keeps weights and statistics as loaded, while the neck learns."""
     work_dir = folder / 'work_dirs/yolov7_tiny_8xb16-300e_coco_mine'
     before, after = weights(folder / 'yolov7_tiny.pth'), weights(work_dir / f'epoch_{NUM_EPOCHS}.pth')
     changed = {key.split('.')[0] for key, value in after.items() if not torch.equal(value, before[key])}
@@ -261,7 +261,7 @@ CHECKS = {
 def test_commands_run_one_after_the_other(page, tmp_path, monkeypatch):
     sandbox = Sandbox(tmp_path)
     printed = '\n'.join(map(sandbox.run, filter(is_run, commands(page))))
-    # A warning that is ours is one too many.
+    # None of the warnings may be ours.
     assert 'yolov7_simple/' not in ''.join(line for line in printed.splitlines() if 'Warning' in line)
     if name_of(page) in CHECKS:
         CHECKS[name_of(page)](tmp_path, printed)
@@ -288,7 +288,7 @@ def test_options_are_of_the_config(line):
 
 
 def build(cfg):
-    """Build what can be had without data."""
+    """Build every part that needs no data."""
     with torch.device('meta'):
         MODELS.build(cfg.model)
     for hook in (*cfg.custom_hooks, *cfg.default_hooks.values()):

@@ -1,16 +1,16 @@
-"""Judging: faster-coco-eval's numbers are pycocotools', bit for bit."""
+"""Evaluation: faster-coco-eval's numbers are pycocotools', bit for bit."""
 
 import sys
 
 import pytest
-from benchmark_evaluation import are_equal, judge, make_set
+from benchmark_evaluation import are_equal, evaluate, make_set
 from mmdet.registry import METRICS
 
 from yolov7_simple.utils.options import OptionError
 
 
 def test_faster_coco_metric_gives_the_same_numbers(tmp_path):
-    """Crowds, equal scores, classes without boxes, more than 100 detections of a class: all that the summary sees."""
+    """The set has crowds, equal scores, classes without boxes, and more than 100 detections of a class."""
     pytest.importorskip('faster_coco_eval')
     truth, detections = make_set(12, 500)
     for annotation in truth['annotations']:
@@ -18,13 +18,13 @@ def test_faster_coco_metric_gives_the_same_numbers(tmp_path):
     for image in detections:
         image['labels'] = image['labels'] % 4
     truth['categories'] = truth['categories'][:4]
-    results = judge(truth, detections, tmp_path / 'truth.json')
-    numbers, judged, _ = results['pycocotools']
+    results = evaluate(truth, detections, tmp_path / 'truth.json')
+    numbers, evaluator, _ = results['pycocotools']
     assert are_equal(results) and numbers['bbox_mAP'] > 0.05
     assert any('faster_coco_eval' in cls.__module__ for cls in type(results['faster-coco-eval'][1]).__mro__)
-    precision = judged.eval['precision']
-    assert (precision[..., 0] != precision[..., 2]).any()  # of 100 and of 1000 detections
-    assert ((precision < 1) & (precision > 1 - 1e-15)).any()  # what the two packages compute in other ways
+    precision = evaluator.eval['precision']
+    assert (precision[..., 0] != precision[..., 2]).any()  # limits of 100 and 1000 detections differ
+    assert ((precision < 1) & (precision > 1 - 1e-15)).any()  # the values that the packages compute differently occur
 
 
 def test_a_missing_faster_coco_eval_is_named(monkeypatch):

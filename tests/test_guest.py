@@ -1,4 +1,4 @@
-"""Each part alone in a detector of mmdet's, and mmdet's and a foreign class of dataset under our pipeline."""
+"""Each of our parts alone in a detector of mmdet's; mmdet's and a foreign dataset class in our pipeline."""
 
 import pytest
 import torch
@@ -77,7 +77,7 @@ DETECTORS = {
 
 @DATASETS.register_module()
 class ListDataset(BaseDetDataset):
-    """A foreign class of dataset: a line of text an image."""
+    """A dataset class from elsewhere, whose annotation file has a line of text for each image."""
 
     METAINFO = {'classes': tuple(BOXES)}
 

@@ -1,4 +1,4 @@
-"""The built wheel without the checkout, in a foreign project, also with mmdet's own script; and the model index."""
+"""The built wheel without the checkout, in another project and with mmdet's own script; and the model index."""
 
 import os
 import shutil
@@ -35,7 +35,7 @@ PIP = [sys.executable, '-m', 'pip', '-q', '--disable-pip-version-check', '--no-i
 
 @pytest.fixture(scope='module')
 def source(tmp_path_factory):
-    """A copy of the checkout: pip leaves things behind in the folder that it builds in."""
+    """A copy of the checkout, since pip leaves files behind in the folder that it builds in."""
     folder = tmp_path_factory.mktemp('source')
     for name in ('yolov7_simple', 'configs', 'tools'):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns('__pycache__', '.mim'))
@@ -46,7 +46,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def site(source, tmp_path_factory):
-    """The wheel, installed where nothing else is."""
+    """The wheel, installed into an empty folder."""
     folder = tmp_path_factory.mktemp('wheel')
     build = [*PIP, 'wheel', '--no-deps', '--no-build-isolation', '-w', folder, source]
     subprocess.run(build, check=True, capture_output=True)
@@ -86,14 +86,15 @@ def test_wheel_carries_configs_tools_and_model_index(site):
         return {str(path.relative_to(folder)) for path in folder.rglob(pattern) if '__pycache__' not in path.parts}
 
     assert files(mim / 'configs', '*.*') == files(ROOT / 'configs', '*.*')
-    assert files(mim / 'tools', '*.*') == files(ROOT / 'tools', '*.*') - {'demo.py'}
+    of_the_checkout = {'demo.py', *(f'benchmarks/{name}' for name in files(ROOT / 'tools' / 'benchmarks', '*.*'))}
+    assert files(mim / 'tools', '*.*') == files(ROOT / 'tools', '*.*') - of_the_checkout
     assert (mim / 'model-index.yml').read_bytes() == (ROOT / 'model-index.yml').read_bytes()
     assert os.access(mim / 'tools' / 'dist_train.sh', os.X_OK)
     assert not list(site.glob('configs')) and not list(site.glob('tools'))
 
 
 def test_an_editable_install_has_them_too(source, tmp_path):
-    # Beside the one that the tests run with, which pip would otherwise take away.
+    # pip would otherwise uninstall the package that the tests run with.
     install = [*PIP, 'install', '--ignore-installed', '--no-deps', '--no-build-isolation', '--prefix', tmp_path]
     subprocess.run([*install, '-e', source], check=True, capture_output=True)
     name = 'yolov7_x_8xb16-300e_coco.py'
@@ -105,7 +106,7 @@ def test_an_editable_install_has_them_too(source, tmp_path):
 
 
 def test_pip_replaces_nothing_of_mmdets(site):
-    """Forks of mmengine, mmcv and mmdet are imported by the same names, but pip does not know that."""
+    """pip does not know that forks of mmengine, mmcv and mmdet provide the same modules."""
     (metadata,) = site.glob('*.dist-info/METADATA')
     needs = [line for line in metadata.read_text().splitlines() if line.startswith('Requires-Dist')]
     assert needs and not any(name in line for line in needs for name in ('mmcv', 'mmdet', 'mmengine'))
@@ -131,7 +132,7 @@ def test_model_index_tells_what_the_configs_are():
 
 
 def test_a_foreign_project_with_the_wheel_alone(site, tmp_path):
-    """Train with mmdet's own script and a config of four lines, resume, and judge with the dumped config."""
+    """Train with mmdet's own script and a config of four lines, resume, and evaluate with the dumped config."""
     write_coco(tmp_path / 'data')
     (tmp_path / 'mine.py').write_text(CONFIG.format(data=f'{tmp_path}/data/'))
     short = [

@@ -68,7 +68,7 @@ SMALL_OPTIONS = {
 
 @functools.cache
 def fork_server():
-    """Start a process that has imported everything: a copy of it is a tool's process without the seconds for that."""
+    """Start a process that has imported everything; a tool runs in a copy of it, which saves seconds."""
     context = multiprocessing.get_context('forkserver')
     mmdet = [f'mmdet.{name}' for name in ('apis', 'datasets', 'engine', 'evaluation', 'models', 'utils')]
     context.set_forkserver_preload(['yolov7_simple', 'tool_runs', *mmdet])
@@ -80,7 +80,7 @@ def fork_server():
 
 
 def be_a_tool(path, arguments, environment, log, cwd, before):
-    """What a copy of the server does."""
+    """Run a tool in a copy of the server."""
     os.chdir(cwd)
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 1)
     os.dup2(1, 2)

@@ -1,12 +1,11 @@
-"""Check a detection set before it costs a training run, and draw what is in it.
+"""Check a detection set before training on it, and draw what is in it.
 
     python tools/check_dataset.py CONFIG                       the sets of a config: train, val and test
     python tools/check_dataset.py --ann FILE --images FOLDER   one set
 
-Annotations are checked as training does (yolov7_simple/datasets/annotation_checks.py has the tables). Then every image
-is read, whole, and its size compared with the annotated one. For each set a summary is printed and a picture written to
-OUT_DIR: boxes of each class, sizes and shapes of boxes, boxes of each image. The exit status is 1 if a set cannot be
-used as it is.
+Annotations are checked as for training (yolov7_simple/datasets/annotation_checks.py). Then every image is read, and its
+size compared with the annotated one. Each set gets a printed summary and a picture in OUT_DIR: boxes of each class,
+sizes and shapes of boxes, boxes of each image. The exit status is 1 if a set cannot be used as it is.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def set_configs(args: argparse.Namespace) -> dict[str, dict]:
-    """Configs of the sets to check, by name. One that is judged on twice is checked once."""
+    """Configs of the sets to check, by name; a set that serves as val and as test is listed once."""
     if args.ann is not None:
         content = read_json(args.ann)
         categories = content.get('categories') if isinstance(content, dict) else None
@@ -82,7 +81,7 @@ def set_configs(args: argparse.Namespace) -> dict[str, dict]:
 
 
 def image_problem(item: tuple[str, int, int], backend_args: dict | None) -> str | None:
-    """Read an image; tell what is wrong with it."""
+    """Read an image; return what is wrong with it, or None."""
     path, width, height = item
     try:
         found = decode_image(path, backend_args=backend_args).shape[1::-1]
@@ -104,7 +103,7 @@ def check_images(dataset: BaseDataset, workers: int) -> list[str]:
 
 
 def read_boxes(dataset: BaseDataset) -> dict[str, np.ndarray]:
-    """Sides in pixels (N, 2) and labels (N,) of all boxes, and the number of boxes of each image."""
+    """Sides in pixels (N, 2) and labels (N,) of all boxes, and the number of boxes in each image."""
     instances = [dataset.get_data_info(i)['instances'] for i in range(len(dataset))]
     boxes = np.array([one['bbox'] for image in instances for one in image], float).reshape(-1, 4)
     labels = np.array([one['bbox_label'] for image in instances for one in image], int)

@@ -1,4 +1,4 @@
-"""The whole way in minutes, on a CPU: make a detection set, train YOLOv7-Tiny, judge it, draw what it sees.
+"""The whole way in minutes, on a CPU: make a detection set, train YOLOv7-Tiny, evaluate it, and report on the run.
 
 The set is made on the spot, with a fixed seed, from the real handwritten digits and the real photographs that
 scikit-learn ships. Held out are other digits, on another part of the photographs.
@@ -11,19 +11,15 @@ import time
 from pathlib import Path
 
 import cv2
-import matplotlib
 import numpy as np
 from sklearn.datasets import load_digits, load_sample_images
-
-matplotlib.use('Agg')
-import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK_DIR = Path('work_dirs/demo')
 CONFIG = 'configs/yolov7/yolov7_tiny_demo_digits.py'
 IMAGE_SIZE = 160
 NUM_IMAGES = {'train': 640, 'val': 80}
-STEPS = 5
+STEPS = 4
 
 
 def say(step: int, text: str) -> None:
@@ -42,14 +38,14 @@ def run(*command: str) -> None:
 
 
 def paste_digit(image: np.ndarray, digit: np.ndarray, x: int, y: int, color: np.ndarray) -> None:
-    """Ink a digit, (S, S) in [0, 1], on an image."""
+    """Blend ink into an image where a digit, (S, S) in [0, 1], has any."""
     size = len(digit)
     patch = image[y : y + size, x : x + size]
     patch[:] = (patch * (1 - digit[..., None]) + color * digit[..., None]).astype(np.uint8)
 
 
 def make_image(rng: np.random.Generator, photos: list[np.ndarray], digits: list[tuple]) -> tuple[np.ndarray, list]:
-    """One photograph's crop with one to six digits that do not touch, and their (label, x, y, w, h)."""
+    """Paste up to six digits that do not touch on a photograph's crop; returns it and their (label, x, y, w, h)."""
     photo = photos[rng.integers(len(photos))]
     side = rng.integers(IMAGE_SIZE // 2, min(photo.shape[:2]))
     top, left = rng.integers(photo.shape[0] - side + 1), rng.integers(photo.shape[1] - side + 1)
@@ -62,7 +58,7 @@ def make_image(rng: np.random.Generator, photos: list[np.ndarray], digits: list[
         if any(abs(x - bx) < max(size, bs) and abs(y - by) < max(size, bs) for _, bx, by, bs, _ in boxes):
             continue
         digit = cv2.resize(pixels, (size, size), interpolation=cv2.INTER_CUBIC).clip(0, 1)
-        # Ink that stands out from the paper: bright on dark, dark on bright.
+        # Bright ink on dark ground, dark ink on bright ground.
         bright = image[y : y + size, x : x + size].mean() < 128
         paste_digit(image, digit, x, y, rng.integers(200, 256, 3) if bright else rng.integers(0, 56, 3))
         boxes.append((int(label), x, y, size, size))
@@ -70,7 +66,7 @@ def make_image(rng: np.random.Generator, photos: list[np.ndarray], digits: list[
 
 
 def make_data(folder: Path) -> None:
-    """Write the set in COCO's form. Digits and photographs are split before anything is drawn from them."""
+    """Write the set in COCO's form. Digits and photographs are split first, so that the splits share neither."""
     rng = np.random.default_rng(0)
     source = load_digits()
     digits = [(image / 16.0, label) for image, label in zip(source.images.astype(np.float32), source.target)]
@@ -91,40 +87,12 @@ def make_data(folder: Path) -> None:
             cv2.imwrite(str(folder / 'images' / name), image)
             images.append({'id': i, 'file_name': name, 'width': IMAGE_SIZE, 'height': IMAGE_SIZE})
             for label, *box in boxes:
-                annotations.append(
-                    {
-                        'id': len(annotations) + 1,
-                        'image_id': i,
-                        'category_id': label,
-                        'bbox': box,
-                        'area': box[2] * box[3],
-                        'iscrowd': 0,
-                    }
-                )
+                record = {'id': len(annotations) + 1, 'image_id': i, 'category_id': label, 'iscrowd': 0}
+                annotations.append(record | {'bbox': box, 'area': box[2] * box[3]})
         categories = [{'id': i, 'name': str(i)} for i in range(10)]
         content = {'images': images, 'annotations': annotations, 'categories': categories}
         (folder / 'annotations' / f'{part}.json').write_text(json.dumps(content))
         print(f'{part}: {len(images)} images, {len(annotations)} digits', flush=True)
-
-
-def plot_curves(scalars: Path, target: Path) -> float:
-    """Draw losses and mAP of a run of mmengine; return the last mAP50."""
-    records = [json.loads(line) for line in scalars.read_text().splitlines()]
-    steps = [record for record in records if 'loss' in record]
-    judged = [record for record in records if 'coco/bbox_mAP' in record]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
-    for key in ('loss', 'loss_obj', 'loss_cls', 'loss_bbox', 'loss_l1'):
-        points = [(record['step'], record[key]) for record in steps if key in record]
-        left.plot(*zip(*points), label=key)
-    left.set(xlabel='step', ylabel='loss', title='Training', yscale='log')
-    left.legend()
-    for key, label in (('coco/bbox_mAP', 'mAP'), ('coco/bbox_mAP_50', 'mAP50')):
-        right.plot([record['step'] for record in judged], [record[key] for record in judged], 'o-', label=label)
-    right.set(xlabel='epoch', ylim=(0, 1), title='Held-out images')
-    right.legend()
-    figure.tight_layout()
-    figure.savefig(target, dpi=120)
-    return judged[-1]['coco/bbox_mAP_50']
 
 
 def make_page(pictures: Path, target: Path, count: int = 9) -> None:
@@ -141,19 +109,18 @@ def main() -> None:
     make_data(work_dir / 'data')
     say(2, 'train YOLOv7-Tiny at half width from random weights; `eta` says how long it takes')
     run('tools/train.py', CONFIG, '--work-dir', str(WORK_DIR), '--cfg-options', 'randomness.seed=0')
-    say(3, "judge the last checkpoint with COCO's metric on images it has not seen, and draw its detections")
+    say(3, "evaluate the last checkpoint with COCO's metric on images it has not seen, and draw its detections")
     checkpoint = (work_dir / 'last_checkpoint').read_text()
     run('tools/test.py', CONFIG, checkpoint, '--work-dir', str(WORK_DIR / 'test'), '--show-dir', 'pictures')
-    say(4, 'draw the curves')
-    scalars = max(work_dir.glob('*/vis_data/scalars.json'))
-    map50 = plot_curves(scalars, work_dir / 'curves.png')
-    say(5, 'put pictures on a page')
     pictures = max((work_dir / 'test').glob('*/pictures'))
+    map50 = json.loads(next(pictures.parent.glob('*.json')).read_text())['coco/bbox_mAP_50']
     make_page(pictures, work_dir / 'detections.png')
+    say(4, 'report on the run: curves, mistakes, and what the model sees')
+    run('tools/report.py', str(WORK_DIR))
     print(
         f'\nDone in {(time.time() - start) / 60:.1f} minutes: mAP50 {map50:.3f} on held-out images.\n'
+        f'  {WORK_DIR}/report.html      the run on one page, for your browser\n'
         f'  {WORK_DIR}/detections.png   what is there (left of each pair) and what was found (right)\n'
-        f'  {WORK_DIR}/curves.png       losses and mAP\n'
         f'  {pictures.relative_to(ROOT)}/   a picture of each held-out image\n'
         'Next, a folder of your own, images with labels of COCO, YOLO, VOC or labelme:\n'
         f'  {Path(sys.executable).relative_to(ROOT) if Path(sys.executable).is_relative_to(ROOT) else "python"}'

@@ -1,4 +1,4 @@
-"""Export a trained detector as one ONNX file of standard operators, and check that it is the same.
+"""Export a trained detector as one ONNX file of standard operators, and compare it with the model.
 
     python tools/export_onnx.py CONFIG CHECKPOINT OUT.onnx
 
@@ -60,7 +60,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def check_images(cfg: Config, given: list[str] | None) -> list[NDArray]:
-    """Two images to check with: those given, or those of the test dataset."""
+    """Read two images to check with: of those given, or of the test dataset."""
     if given is None:
         dataset = cfg.test_dataloader.dataset
         while 'dataset' in dataset:

@@ -2,7 +2,7 @@
 
 Example: ``python tools/mmdet_tool.py analysis_tools/browse_dataset.py CONFIG``
 
-That lets the tools work where mmcv has no compiled ops (mmcv-lite), and distributed ones on machines without a GPU.
+The tools then work where mmcv has no compiled ops (mmcv-lite), and distributed ones also without a GPU.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from yolov7_simple.utils.checkpoint import CAN_READ_SAFELY
 
 
 def tools_dir() -> Path:
-    """Where mmdet keeps its tools: in the installed package, or beside it in a checkout."""
+    """Find mmdet's tools: in the installed package, or beside it in a checkout."""
     import mmdet
 
     package = Path(mmdet.__file__).parent
@@ -31,7 +31,7 @@ def tools_dir() -> Path:
 
 
 def join_processes_without_gpu() -> None:
-    """Start torch.distributed where mmengine would insist on a GPU."""
+    """Start torch.distributed on the CPU, for which mmengine requires a GPU."""
     import torch
     import torch.distributed as dist
     from mmengine.device import get_device
@@ -50,7 +50,7 @@ def join_processes_without_gpu() -> None:
 
 
 def use_slurms_numbers() -> None:
-    """Give slurm's numbers the names that torch.distributed looks for, as mmengine does where there is a GPU."""
+    """Set torch.distributed's variables from slurm's, as mmengine does with a GPU."""
     nodes = subprocess.run(
         ['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']], stdout=subprocess.PIPE, text=True, check=True
     ).stdout.split()
@@ -74,7 +74,7 @@ def run(tool: str) -> None:
     sys.argv[0] = str(path)
     sys.path.insert(0, str(path.parent))
     if CAN_READ_SAFELY:
-        # torch.hub, which mmengine downloads checkpoints with, would run what is pickled in them.
+        # mmengine downloads checkpoints with torch.hub, which would otherwise run code pickled in them.
         os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
     try:
         runpy.run_path(str(path), run_name='__main__')

@@ -3,7 +3,7 @@
     python tools/onnx_detect.py MODEL.onnx IMAGES...
 
 IMAGES are files, folders or patterns. Pictures go to OUT_DIR/pictures/, and all detections to OUT_DIR/detections.json
-(COCO format; `annotations` is what pycocotools' loadRes takes).
+(COCO format; pycocotools' loadRes reads its `annotations`).
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python tools/report.py WORK_DIR
     python tools/report.py CONFIG      its schedule, before training
 
-Of a run the newest config, the log and the best checkpoint are taken, and the test split of the config is evaluated once.
-The page is written to WORK_DIR/report.html, that of a config to CONFIG's name with _schedule.html, here.
+A run's newest config, its logs and its best checkpoint are used, and the test split is evaluated once. The page is
+WORK_DIR/report.html; that of a config is CONFIG's name with _schedule.html, in the current folder.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--checkpoint', type=Path, help='default: the best one in the work dir')
     parser.add_argument('--out', type=Path, help='the page to write')
     parser.add_argument(
-        '--score-thr', type=float, default=0.3, help='score from which a detection counts as said; default: 0.3'
+        '--score-thr', type=float, default=0.3, help='lowest score of a detection that counts; default: 0.3'
     )
     parser.add_argument('--device', help='such as cpu or cuda:0; default: the best there is')
     args = parser.parse_args()
@@ -55,7 +55,7 @@ def main() -> None:
         cfg = load_config(run.config)
         model = load_inferencer(run.config, run.checkpoint, args.device).model
         with Progress() as progress:
-            task = progress.add_task('Judging the test split')
+            task = progress.add_task('Evaluating the test split')
             evaluated = evaluate(model, cfg, lambda done, total: progress.update(task, completed=done, total=total))
         page = run_page(run, cfg, model, evaluated, args.score_thr)
     with replacing(out) as temporary:

@@ -1,4 +1,4 @@
-"""Judge a detector: mmdet's tools/test.py and its flags. The config that training saved stays as it is."""
+"""Evaluate a detector: mmdet's tools/test.py and its flags, which keeps the config that training saved."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from mmengine.runner import Runner
 
 
 def keep_saved_config() -> None:
-    """Let a run that judges write its config beside others, but not over one: with --tta it is of another model."""
+    """Do not overwrite a saved config, since with --tta the new one would be of another model."""
     dump_config = Runner.dump_config
 
     def dump_if_new(runner: Runner) -> None:

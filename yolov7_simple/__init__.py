@@ -42,8 +42,8 @@ def _change_process() -> None:
     1. ``mmcv._ext`` gets a stand-in where mmcv has no compiled ops, before anything imports mmdet's models.
     2. The classes of ``__all__`` enter mmdet's registries.
     3. ``torch.load`` and mmengine's loader read mmengine's own checkpoints with ``weights_only`` on.
-    4. mmengine gets a file backend of our own, which checkpoints are written through.
-    5. Two warnings that say nothing are filtered: Pillow's on odd files, and torch's on mmdet's use of meshgrid.
+    4. mmengine gets a file backend of ours, which writes checkpoints.
+    5. Two warnings are filtered: Pillow's, as an unreadable image raises our own error, and torch's on meshgrid.
     """
     from .ops import mmcv_ext
 
@@ -64,8 +64,8 @@ def _change_process() -> None:
     warnings.filterwarnings('ignore', message='torch.meshgrid: in an upcoming release')
 
 
-# Without mmdet, or where only the runtime is asked for, `yolov7_simple.runtime` is all that can be imported from here:
-# nothing is registered, and torch stays out, which takes seconds to import.
+# Without mmdet, or where only the runtime is asked for, nothing is registered and torch, which takes seconds to import,
+# is not imported; only `yolov7_simple.runtime` works then.
 if importlib.util.find_spec('mmdet') is not None and not os.environ.get('YOLOV7_SIMPLE_RUNTIME_ONLY'):
     _change_process()
 
@@ -96,4 +96,4 @@ def config_path(name: str) -> str:
     configs = {path.name: path for path in sorted((folder / 'configs' / 'yolov7').glob('*.py'))}
     if name not in configs:
         raise FileNotFoundError(f'yolov7_simple has no config {name!r}; it has: {", ".join(configs)}')
-    return str(configs[name].resolve())  # of an editable install the file in the checkout, not the link to it
+    return str(configs[name].resolve())  # an editable install links to the checkout's file

@@ -1,4 +1,4 @@
-"""mmdet's COCO metric, with the matching of detections done by faster-coco-eval."""
+"""mmdet's COCO metric, computed by faster-coco-eval."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ExactFasterCocoMetric(CocoMetric):
         self.evaluator = faster_coco_eval_class()
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """Judge all results, as CocoMetric does."""
+        """Evaluate all results, as CocoMetric does."""
         coco_metric.COCOeval = self.evaluator  # the name that CocoMetric looks up
         try:
             return super().compute_metrics(results)
@@ -40,7 +40,7 @@ class ExactFasterCocoMetric(CocoMetric):
 
 
 def faster_coco_eval_class() -> type:
-    """A stand-in for pycocotools' COCOeval that gives the same numbers, bit for bit.
+    """Make a replacement for pycocotools' COCOeval that gives the same numbers, bit for bit.
 
     T thresholds of IoU, R of recall, K classes, A ranges of area, M numbers of detections an image.
 
@@ -56,16 +56,16 @@ def faster_coco_eval_class() -> type:
         ) from error
 
     class Evaluator(FasterCOCOeval):
-        # Its own takes the AP of maxDets[-1], 1000 in mmdet, where pycocotools' takes that of the best 100.
+        # faster-coco-eval's AP is that of maxDets[-1], 1000 in mmdet; pycocotools' is that of the best 100 detections.
         summarize = COCOeval.summarize
 
         def __init__(self, *args) -> None:
             super().__init__(*args, separate_eval=True)
 
         def accumulate(self, p=None) -> None:
-            # pycocotools adds 2.2e-16 to the number of detections that it divides by, which changes that number if it
-            # is 1: the precision of a class is not 1 but 1 - 2.2e-16 where its best detection is right and the next
-            # is wrong. Whether the first two are right shows at a recall between that of one and of two boxes.
+            # pycocotools adds 2.2e-16 to the number of detections before dividing by it, which only changes a 1: where
+            # a class's best detection is right and its second is wrong, the precision is 1 - 2.2e-16 and not 1. Whether
+            # both are right is read from the precision at a recall between those of one and of two boxes.
             recalls, index = np.unique(1.5 / self._count_truth().clip(1), return_inverse=True)
             params = self._paramsEval
             self._paramsEval = copy.copy(params)
@@ -81,7 +81,7 @@ def faster_coco_eval_class() -> type:
             precision[(precision == 1) & ~first_two[:, None]] = 1 / (1 + np.spacing(1))
 
         def _count_truth(self) -> np.ndarray:
-            """Boxes of each class and range of area, (K, A), without crowds."""
+            """Count boxes of each class and range of area, (K, A), without crowds."""
             params = self._paramsEval
             columns = {one: i if params.useCats else 0 for i, one in enumerate(params.catIds)}
             counts = np.zeros((len(columns) if params.useCats else 1, len(params.areaRng)))

@@ -1,4 +1,4 @@
-"""Pictures of mmdet's tools, hooks and inferencer, drawn as readable as those of the tools here."""
+"""A visualiser that draws detections in mmdet's tools, hooks and inferencer as the tools of this package do."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from .runtime.drawing import draw_detections
 
 @VISUALIZERS.register_module()
 class ReadableDetVisualizer(DetLocalVisualizer):
-    """mmdet's visualiser, but boxes and labels are drawn by :func:`draw_detections`.
+    """mmdet's visualiser, with boxes and labels drawn by :func:`draw_detections`.
 
-    Labels follow the size of the picture, keep off each other and off their boxes, and colours depend on the class
-    alone. Instances with masks are drawn by mmdet.
+    Labels scale with the image and avoid each other and the boxes; colours depend on the class alone. Instances with
+    masks are drawn by mmdet.
     """
 
     def _draw_instances(
         self, image: NDArray, instances: InstanceData, classes: list[str] | None, palette: list[tuple] | None
     ) -> NDArray:
-        """Draw on an RGB image (H, W, 3); returns a new one, which is larger if the image is tiny."""
+        """Draw on a copy of an RGB image (H, W, 3), enlarged if the image is tiny."""
         if 'masks' in instances or 'bboxes' not in instances:
             return super()._draw_instances(image, instances, classes, palette)
         boxes, labels = (np.asarray(instances[key]) for key in ('bboxes', 'labels'))

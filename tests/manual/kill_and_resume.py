@@ -33,7 +33,7 @@ def load(path):
 
 
 def assert_same(a, b, path='checkpoint'):
-    """Bit for bit, for anything in a checkpoint but times, paths and the config."""
+    """Whether two checkpoints are equal, bit for bit, in all but times, paths and the config."""
     assert type(a) is type(b), path
     if isinstance(a, dict):
         assert set(a) == set(b), path
@@ -116,18 +116,18 @@ def was_killed(child: int, moment: float = math.inf) -> bool:
 
 
 def steps_in(log: Path, before: int) -> tuple[int, int, bool]:
-    """From which step on a run was, its last one, and whether it failed; ``before``: the last one of the run before."""
+    """First and last step of a run, and whether it failed; ``before`` is the last step of the previous run."""
     text = log.read_text()
     resumed = re.findall(r'resumed epoch: \d+, iter: (\d+)', text)
     done = re.findall(r'Epoch\(train\)\s+\[(\d+)\]\[\s*(\d+)/', text)
-    # One that was killed before it read the checkpoint and made a step has lost nothing.
+    # A run that was killed before its first step has lost nothing.
     first = int(resumed[-1]) if resumed else 0 if done else before
     last = (int(done[-1][0]) - 1) * STEPS + int(done[-1][1]) if done else first
     return first, last, 'Traceback' in text
 
 
 def kill_and_resume(folder: Path, kills: int, epochs: int, seed: int = 0) -> None:
-    """Do it, say what happens.
+    """Run it, and print what happens.
 
     Raises:
         AssertionError: Something was lost.

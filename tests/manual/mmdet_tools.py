@@ -149,7 +149,7 @@ def prepare(folder: Path) -> dict:
 
 
 def attempt(row: Row, places: dict) -> tuple[str, str, bool]:
-    """Run a row; return outcome, what to say about it, and whether it is as it should be."""
+    """Run a row; return the outcome, a remark on it, and whether it is the expected one."""
     if not row.command:
         return 'not run', row.why_not, True
     if row.needs and find_spec(row.needs) is None and shutil.which(row.needs) is None:

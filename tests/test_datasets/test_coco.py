@@ -124,7 +124,7 @@ def test_classes_that_disagree_are_named(coco_folder, classes, message):
         load(coco_folder, classes=classes)
 
 
-def test_a_set_without_boxes_can_be_judged_on(coco_folder):
+def test_a_set_without_boxes_can_be_evaluated_on(coco_folder):
     rewrite(coco_folder, lambda content: content['annotations'].clear())
     assert len(load(coco_folder, test_mode=True)) == 8
 
@@ -135,7 +135,7 @@ def reported(monkeypatch):
     return lines
 
 
-def test_to_be_judged_a_set_needs_what_the_metric_reads(coco_folder, monkeypatch):
+def test_to_be_evaluated_on_a_set_needs_what_the_metric_reads(coco_folder, monkeypatch):
     rewrite(coco_folder, lambda content: content['annotations'][2].pop('iscrowd'))
     load(coco_folder)
     with pytest.raises(AnnotationError, match=r"annotations\[2\] \(id 3\) has no iscrowd, which COCO's metric needs"):

@@ -52,7 +52,7 @@ def folder(tmp_path_factory):
 
 
 def valid_content(seed, num_boxes):
-    """A file with gaps in its category ids, which nothing has to be done to."""
+    """A file with gaps in its category ids, but nothing to repair."""
     rng = np.random.default_rng(seed)
     sizes = rng.uniform(1, (WIDTH, HEIGHT), (num_boxes, 2))
     corners = rng.uniform(0, (WIDTH, HEIGHT) - sizes)
@@ -109,7 +109,7 @@ WRONG_VALUES = {
     ('annotations', 'iscrowd'): (None, '0', 2, -1, [], 0.0),
     ('annotations', 'ignore'): ('no', 2, None, {}),
 }
-# What may be in a box: value -> what has to be done to it.
+# Value of a box -> how it must be repaired.
 ODD_BOXES = {
     (-10, 5, 30, 20): 'clipped to their image',
     (50, 30, 500, 600.5): 'clipped to their image',
@@ -130,7 +130,7 @@ ODD_BOXES = {
 
 @st.composite
 def files(draw, wrong):
-    """A file, and what must become of it.
+    """A file, and what must happen to it.
 
     wrong: Whether something in it must be refused.
 
@@ -182,7 +182,7 @@ json_values = st.recursive(
 
 
 def break_file(draw, content, evaluated, how):
-    """Put one thing into a file that cannot be right; return a pattern of what must be said."""
+    """Put one mistake into a file; return a pattern of the message that must follow."""
     keys = [key for key in FIELDS if content[key]]
     key = draw(st.sampled_from(keys))
     i = draw(st.integers(0, len(content[key]) - 1))
@@ -244,7 +244,7 @@ def load(folder, evaluated, **options):
             metainfo={'classes': CLASSES},
             test_mode=evaluated,
             pipeline=[],
-            serialize_data=False,  # a garbage collection each
+            serialize_data=False,  # which collects garbage for each dataset
             **options,
         )
     return dataset, '\n'.join(lines)
@@ -254,8 +254,8 @@ def write(folder, content):
     (folder / 'annotations' / 'all.json').write_text(json.dumps(content), encoding='utf-8', errors='surrogatepass')
 
 
-def judge(folder, dataset):
-    """Judge one detection an image with COCO's metric, which reads the file itself."""
+def evaluate(folder, dataset):
+    """Evaluate one detection an image with COCO's metric, which reads the file itself."""
     metric = CocoMetric(ann_file=str(folder / 'annotations' / 'all.json'), metric='bbox')
     metric.dataset_meta = dataset.metainfo
     for i in range(len(dataset)):
@@ -289,7 +289,7 @@ def test_what_can_be_used_is_used_and_every_change_is_counted(folder, file):
     unused = [name for label, name in enumerate(CLASSES) if not labels[label]]
     assert ('without a box: ' + ', '.join(unused) in report) == bool(unused)
     if evaluated and len(content['annotations']) < 10:
-        judge(folder, dataset)
+        evaluate(folder, dataset)
 
 
 @fuzz
@@ -319,7 +319,7 @@ def test_each_wrong_value_is_refused_in_each_field(folder, key, name):
 @fuzz
 @given(data=st.data())
 def test_anything_at_all_is_refused_or_loaded(folder, data):
-    """Values put anywhere, and bytes changed or cut: there is only one kind of error."""
+    """Values put anywhere, or bytes changed or cut, give only one kind of error."""
     content = valid_content(0, data.draw(st.sampled_from((0, 3, 20))))
     for _ in range(data.draw(st.integers(0, 3))):
         place = content
@@ -353,4 +353,4 @@ def test_anything_at_all_is_refused_or_loaded(folder, data):
     left_out = sum(count for what, count in dataset.repairs.items() if 'left out' in what)
     assert total + left_out == len(json.loads(text)['annotations'])
     if evaluated:
-        judge(folder, dataset)
+        evaluate(folder, dataset)

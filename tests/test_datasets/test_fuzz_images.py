@@ -53,7 +53,7 @@ if cv2.imdecode(np.frombuffer(encode('GIF', np.random.default_rng(0)), np.uint8)
 
 @st.composite
 def image_files(draw):
-    """Bytes, and what they are."""
+    """Bytes of a file, and the kind of it."""
     kind = draw(st.sampled_from(('whole', 'cut', 'bytes', 'zeros', 'longer', 'other', 'absurd')))
     if kind == 'other':
         return draw(st.sampled_from(OTHERS)), kind
@@ -102,7 +102,7 @@ def folder(tmp_path_factory):
 @given(file=image_files(), reduction=st.sampled_from((1, 2, 4, 8)), closed=st.booleans(), seed=st.integers(0, 99))
 def test_any_file_is_read_or_refused_by_name(folder, file, reduction, closed, seed):
     data, kind = file
-    path = folder / 'image.jpg'  # whatever it is
+    path = folder / 'image.jpg'  # whatever the format
     path.write_bytes(data)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
@@ -111,7 +111,7 @@ def test_any_file_is_read_or_refused_by_name(folder, file, reduction, closed, se
         event(f'{kind} refused')
         assert kind != 'whole'
         assert str(path) in str(error)
-        # So is the sample that it would be in, and no other error met.
+        # A training sample with this file must raise the same error and no other.
         with pytest.raises(DamagedImageError):
             sample(path, closed, seed)
     else:

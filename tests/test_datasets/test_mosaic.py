@@ -61,7 +61,7 @@ def rectangles(tmp_path_factory):
             # Without subsampled colours, which would smear the edges.
             sampling = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
             cv2.imwrite(str(path), image, sampling if path.suffix == '.jpg' else [])
-            # One in three annotations lies about the size of the file.
+            # One in three annotations states a wrong size.
             size = (width + 20, height) if i % 3 == 2 else (width, height)
             boxes = [[x1, y1, x2, y2]] if label < 3 else []
             sources[label].append((path, size, boxes, [label] if label < 3 else []))
@@ -69,9 +69,9 @@ def rectangles(tmp_path_factory):
 
 
 MODES = {
-    # Frames that cut nothing: a box that is off the border of the output is whole.
+    # The frames cut nothing here, so a box that does not touch the border of the output is complete.
     'turned': dict(center_ratio_range=(1, 1)),
-    # Barely turned, and not at all, cut by the canvas.
+    # Slightly rotated, then not rotated and cut by the canvas.
     'cut': dict(max_rotate_degree=0.01, max_shear_degree=0.0),
     'upright': dict(max_rotate_degree=0.0, max_shear_degree=0.0),
     'mixup': dict(),
@@ -111,7 +111,7 @@ def test_boxes_sit_on_their_pixels(rectangles, mode, img_scale):
 
 
 def test_boxes_of_cut_rectangles_hold_all_their_pixels(rectangles):
-    """With everything drawn as in training, a box may be loose where its turned rectangle is cut, never too small."""
+    """With all augmentation of training, a box may be too large where its rotated rectangle is cut, never too small."""
     transform = MosaicAffineMixUp((160, 160), pad_val=0, mixup_prob=0.0)
     np.random.seed(2)
     for _ in range(300):
@@ -196,7 +196,7 @@ def test_odd_images_fill_their_place_in_a_mosaic(tmp_path):
         assert (middle == 114).all(2).mean() < 0.05, path.name
         if path.stem == 'pixel':
             difference = np.abs(middle.astype(int) - mmcv.imfrombytes(path.read_bytes())).max(2)
-            assert (difference <= 1).mean() > 0.9  # all but the seams
+            assert (difference <= 1).mean() > 0.9  # all but the seams between sources
 
 
 @pytest.mark.parametrize('suffix', ['jpg', 'png'])
@@ -230,7 +230,7 @@ def test_sources_are_decoded_only_if_seen_and_only_as_large_as_needed(rectangles
 
 def test_cache_is_bounded_and_not_changed_by_samples(rectangles):
     transform = MosaicAffineMixUp((160, 160), max_cached_images=7)
-    # Those whose size is annotated right: another one is decoded whole.
+    # Only images with a correctly annotated size, since others are decoded at full size.
     dataset = [info(*sources[i]) for sources in rectangles.values() for i in (0, 1, 3, 4)]
     seen = set()
     for i in range(40):
@@ -333,7 +333,7 @@ def test_samples_follow_from_seed_epoch_and_index_for_any_number_of_workers(data
     persistent = samples_of(dataset, 2, persistent_workers=True)
     assert fingerprints(persistent) == first
     assert fingerprints(samples_of(dataset, 3)) == first
-    # Workers that live on hear of the new epoch; a process that starts with it, as after --resume, makes the same.
+    # Persistent workers see the new epoch; a process that starts at it, as after --resume, makes the same samples.
     dataset.set_epoch(5, 1)
     second = fingerprints(persistent)
     assert not set(second) & set(first)
@@ -484,7 +484,7 @@ def test_multi_scale_changes_the_size_each_step_alike_on_all_ranks(monkeypatch):
     assert set(sizes) == {32, 64, 96}
     assert run_multi_scale(0, range(40), monkeypatch) == sizes
     assert run_multi_scale(1, range(40), monkeypatch) != sizes
-    # A resumed run goes on; only its first step has the size of the images.
+    # A resumed run draws the same sizes; only its first step keeps that of the images.
     assert run_multi_scale(0, range(20, 40), monkeypatch)[1:] == sizes[21:]
 
 
@@ -500,7 +500,7 @@ def test_mistakes_in_multi_scale_are_named(arguments):
 
 
 class CenteredRandomAffine(RandomAffine):
-    """mmdet's, which scales and turns about the canvas' corner, made to do so about its centre as the original does."""
+    """mmdet's affine, changed to scale and rotate about the canvas' centre, as in the original, and not its corner."""
 
     def _get_random_homography_matrix(self, height, width):
         matrix = super()._get_random_homography_matrix(height, width)
@@ -508,7 +508,7 @@ class CenteredRandomAffine(RandomAffine):
 
 
 def statistics_of(dataset, num_samples):
-    """Mean and its standard error of what a sample is like."""
+    """Means of properties of samples, with their standard errors."""
     rows = []
     for i in range(num_samples):
         sample = dataset[i % len(dataset)]
@@ -571,7 +571,7 @@ def mmdet_statistics():
     pipeline = [
         dict(type='Mosaic', img_scale=scale),
         dict(type='CenteredRandomAffine', scaling_ratio_range=(0.1, 2.0), border=(-160, -160)),
-        # As in the original; mmdet's YOLOX has 0.8 to 1.6. It leaves images alone that would meet one without boxes.
+        # The original's range; mmdet's YOLOX has 0.8 to 1.6. mmdet's MixUp does not mix in images without boxes.
         dict(type='MixUp', img_scale=scale, ratio_range=(0.5, 1.5)),
         dict(type='RandomFlip', prob=0.5),
         dict(type='FilterAnnotations', min_gt_bbox_wh=(1, 1), keep_empty=False),

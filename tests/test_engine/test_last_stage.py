@@ -93,7 +93,7 @@ def make_runner(tmp_path):
 
 
 def stages(model):
-    """For each epoch whether it was the last stage, all of its samples being of one mind."""
+    """Whether each epoch was the last stage, which all of its samples must agree on."""
     epochs = [model.seen[i : i + NUM_IMAGES] for i in range(0, len(model.seen), NUM_IMAGES)]
     assert all(letterboxed == use_l1 for letterboxed, use_l1, _ in model.seen)
     assert all(len({use_l1 for _, use_l1, _ in epoch}) == 1 for epoch in epochs)
@@ -169,7 +169,7 @@ def test_damaged_files_are_reported_after_each_epoch(make_runner, tmp_path, monk
         '1 of 8 training images cannot be read, 1 new in this epoch.',
         '1 of 8 training images cannot be read, 0 new in this epoch.',
     ]
-    # The workers have named it in the log file, once.
+    # The workers have named the image in the log file, once.
     log = ''.join(path.read_text() for path in (tmp_path / 'work_dir').rglob('*.log'))
     assert len(re.findall('5.jpg is cut short', log)) == 1
 

@@ -1,4 +1,4 @@
-"""Any number of processes train one model; when one of them dies, the job ends and goes on. More ranks: --ranks 8."""
+"""Several processes train one model; when one dies, the job ends and can be resumed. More ranks: --ranks 8."""
 
 import json
 import os
@@ -30,7 +30,7 @@ RANKS, IMAGES = 8, 2
 
 
 def make_batch(num_boxes: list[int]) -> dict:
-    """Images with so many boxes each."""
+    """Images with these numbers of boxes."""
     samples = []
     for count in num_boxes:
         corner, size = torch.rand(count, 2) * 40, torch.rand(count, 2) * 20 + 4
@@ -46,7 +46,7 @@ def make_batch(num_boxes: list[int]) -> dict:
 
 
 def make_whole_batch() -> dict:
-    """The same in each process: some ranks get no box, and the numbers of boxes are very different."""
+    """Data that is equal in each process. Some ranks get no box, and numbers of boxes differ widely."""
     torch.manual_seed(0)
     return make_batch([5, 0, 0, 0, 1, 2, 12, 3, 0, 1, 4, 4, 7, 0, 2, 30])
 
@@ -84,7 +84,7 @@ def be_a_rank(rank: int, folder: str, cfg: dict) -> None:
     batch = part(make_whole_batch(), rank * IMAGES, (rank + 1) * IMAGES)
     result = {'same': losses_and_gradients(model, batch)}
 
-    # One rank has no boxes, one a shorter batch, and one is late, each time.
+    # In each step one rank has no boxes, one has a shorter batch, and one is late.
     torch.manual_seed(rank)
     batch = make_batch([0, 0] if rank == 1 else [3] if rank == 2 else [2, 0])
     wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.01))
@@ -103,7 +103,7 @@ def be_a_rank(rank: int, folder: str, cfg: dict) -> None:
 
 @pytest.fixture(scope='module')
 def results(tmp_path_factory, small_model_cfg):
-    """What one rank of sixteen images computes, and eight of two."""
+    """One rank with sixteen images computes the same as eight ranks with two."""
     folder = tmp_path_factory.mktemp('ranks')
     fork_server()
     torch.multiprocessing.start_processes(be_a_rank, (str(folder), small_model_cfg), RANKS, start_method='forkserver')
@@ -130,7 +130,7 @@ def test_ranks_without_boxes_with_fewer_images_or_late_do_not_matter(results):
 @pytest.fixture(scope='module')
 def project(tmp_path_factory):
     folder = tmp_path_factory.mktemp('project')
-    write_coco(folder / 'data', num_images=15)  # for no number of ranks as many each
+    write_coco(folder / 'data', num_images=15)  # not divisible by any number of ranks in use
     write_config(folder / 'config.py', folder / 'data')
     return folder
 
@@ -170,10 +170,10 @@ def pid_of_rank(launcher: int, rank: int) -> int:
 
 
 def test_a_killed_rank_ends_the_job_which_goes_on(project, num_ranks):
-    """Kill a rank; go on; warn the job as slurm does; go on to the end; judge with as many ranks as with one."""
+    """Kill a rank and resume; signal the job as slurm does and resume to the end; evaluate on many ranks and on one."""
     config, work_dir = project / 'config.py', project / 'work'
     steps = -(-15 // (2 * num_ranks))
-    # Enough steps to detect something in the end; means over more images ask for more of them.
+    # Enough steps that the model detects something; with more images a step, more are needed.
     num_epochs = 2 * num_ranks**2
     epochs = ['--cfg-options', f'train_cfg.max_epochs={num_epochs}', f'train_cfg.val_interval={num_epochs}']
     log = work_dir / 'log'
@@ -209,7 +209,7 @@ def test_a_killed_rank_ends_the_job_which_goes_on(project, num_ranks):
     cfg = Config.fromfile(config)
     cfg.work_dir, cfg.load_from = str(project / 'one'), str(last)
     one = Runner.from_cfg(cfg).test()
-    assert {key: many[key] for key in one} == one and one['coco/bbox_mAP'] > 0  # to the last digit that there is
+    assert {key: many[key] for key in one} == one and one['coco/bbox_mAP'] > 0  # to the last printed digit
 
 
 def test_two_nodes(project):

@@ -1,4 +1,4 @@
-"""Runs that are stopped, killed, or go wrong: nothing is lost, and the reason is said."""
+"""Runs that are stopped, are killed or fail lose nothing and name the reason."""
 
 import copy
 import errno
@@ -47,12 +47,12 @@ def run(project):
     def run(work_dir, *hooks, resume=False, **options):
         cfg = Config.fromfile(project / 'config.py')
         cfg.work_dir, cfg.resume = str(work_dir), resume
-        # Those of the same second would be the same.
+        # Runs that start in the same second would share a timestamp.
         cfg.experiment_name = cfg.visualizer.name = f'safety_{next(names)}'
         cfg.log_level = 'WARNING'
         cfg.merge_from_dict({'train_cfg.max_epochs': 3, **options})
         with pytest.MonkeyPatch.context() as patch:
-            # mmengine formats the config anew for each checkpoint, a third of the time of these runs.
+            # mmengine formats the config for each checkpoint, which takes a third of the time of these runs.
             patch.setattr(Config, 'pretty_text', '')
             runner = Runner.from_cfg(cfg)
             for hook in hooks:
@@ -153,7 +153,7 @@ def straight(run, tmp_path_factory):
 
 
 class BetterEachTime(Hook):
-    """Let each validation be the best so far: so short a run need not be."""
+    """Make each validation the best so far, which a run this short does not ensure."""
 
     def after_val_epoch(self, runner, metrics=None):
         metrics['coco/bbox_mAP'] = runner.epoch / 10
@@ -185,7 +185,7 @@ def test_checkpoints_are_removed_when_their_successors_are_there(run, tmp_path, 
         ('SIGTERM', {'val': (2, 3)}, 'epoch_2.pth', 0),
         ('SIGTERM', {'val': (3, 3)}, 'epoch_3.pth', 0),
     ],
-    ids=['in an epoch', 'in the last step of one', 'while judging', 'while judging the last epoch'],
+    ids=['in an epoch', 'in the last step of one', 'while evaluating', 'while evaluating the last epoch'],
 )
 def test_a_stopped_and_resumed_run_is_as_one_that_never_stopped(run, straight, tmp_path, name, where, saved, workers):
     """The same bits: weights, EMA, optimiser, schedule, best score, and all that was logged."""
@@ -197,7 +197,7 @@ def test_a_stopped_and_resumed_run_is_as_one_that_never_stopped(run, straight, t
     }
 
     def send(runner):
-        # To all processes of the loader, too, as torchrun and slurm do.
+        # The signal also goes to the loader's workers, as from torchrun and slurm.
         for process in getattr(getattr(runner.train_dataloader, '_iterator', None), '_workers', ()):
             os.kill(process.pid, number)
         os.kill(os.getpid(), number)
@@ -277,7 +277,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_files(run, projec
 
 
 def test_weights_that_are_not_finite_are_not_saved(run, tmp_path):
-    """Statistics of BatchNorm that overflow do not show in a loss, which takes those of its batch."""
+    """Overflowing statistics of BatchNorm do not show in a training loss, which uses those of the batch."""
 
     def spoil(runner):
         runner.model.backbone.get_buffer('stem.0.bn.running_var').fill_(float('nan'))
@@ -288,7 +288,7 @@ def test_weights_that_are_not_finite_are_not_saved(run, tmp_path):
 
 
 def make_hostile_batch():
-    """Boxes from below a pixel to all of the image, an image without any, and one that is all the same."""
+    """Boxes from below a pixel to the whole image, an image without boxes, and one of a single colour."""
     corner = torch.rand(6, 2) * 40
     boxes = torch.cat([corner, corner + torch.tensor([[0.01], [0.3], [0.9], [4], [20], [24]])], 1)
     counts = [boxes, boxes[:0], torch.tensor([[0, 0, 64, 64], [10, 10, 10, 10]]), boxes[:3]]

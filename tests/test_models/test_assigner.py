@@ -30,7 +30,7 @@ def make_priors(size):
 def plain_costs(boxes, cls_logits, obj_logits, priors, gts, labels):
     """The definition for one image in float64: costs (G, P), IoUs (G, P), candidates (P,)."""
     boxes, priors, gts = boxes.double(), priors.double(), gts.double()
-    # The score is float32 by definition: where it saturates it does so in the original too.
+    # The score is float32, so that it saturates where the original's does.
     score = (cls_logits.float().sigmoid() * obj_logits.float().sigmoid()[:, None]).sqrt().double()
     x, y, sx, sy = (v[None] for v in priors.unbind(1))
     x1, y1, x2, y2 = (v[:, None] for v in gts.unbind(1))
@@ -57,12 +57,12 @@ def check(assignment, image, tensors):
         return
     cost, ious, candidate = plain_costs(*tensors)
     assert not matched[~candidate].any(), 'a cell that is no candidate'
-    # float32: relative rounding of a sum over classes, and steps of 1/128 above OUTSIDE_COST.
+    # Rounding of float32: relative in a sum over classes, steps of 1/128 above OUTSIDE_COST.
     tolerance = 3e-6 * (cost.clamp(max=OUTSIDE_COST) + cls_logits.shape[-1]) + 0.02 * (cost >= OUTSIDE_COST)
     cost = cost.masked_fill(~candidate, torch.inf)
     top = (ious * candidate).topk(min(10, len(boxes)), 1).values.sum(1)
-    takers = torch.zeros_like(cost, dtype=torch.bool)  # surely takes
-    maybe = torch.zeros_like(takers)  # takes, or ties with what takes
+    takers = torch.zeros_like(cost, dtype=torch.bool)  # certainly takes the cell
+    maybe = torch.zeros_like(takers)  # takes it, or ties with a cell that is taken
     number = int(candidate.sum())
     if number:
         order = cost.sort(1).values  # (G, P)
@@ -204,7 +204,7 @@ def test_batch_order_tiles_and_padding_do_not_matter(seed, box_kind):
 
 @pytest.mark.parametrize('seed', range(20))
 def test_equals_mmdets(seed, monkeypatch):
-    """With mmdet's two constants set to ours: its 1e-7 beside the IoU, and an INF that rounds costs to 1/128."""
+    """mmdet's assigner with two constants set to ours: eps of the IoU (1e-7), and INF, which rounds costs to 1/128."""
     monkeypatch.setattr(sim_ota_assigner, 'EPS', 1e-8)
     monkeypatch.setattr(sim_ota_assigner, 'INF', 1000.0)
     batch = make_batch(np.random.default_rng(seed), 3, 10, 4, 128, 1.0, 'usual')
@@ -225,7 +225,7 @@ def test_a_contested_cell_goes_to_the_cheapest_box_of_all():
     boxes = torch.tensor([[0.0, 0, 1, 1]]).repeat(len(priors), 1)
     boxes[cell] = torch.tensor([26.0, 26, 46, 46])
     gts = torch.tensor([[26.0, 26, 46, 46], [25.0, 25, 48, 48]])
-    # Alone, each of the two would take this cell: no other overlaps.
+    # Each of the two would take this cell if it were alone, as no other cell overlaps it.
     for labels, winner in (([0, 0], 0), ([0, 1], 1)):
         cls_logits = torch.zeros(1, len(priors), 2)
         cls_logits[..., labels[winner]] = 3.0

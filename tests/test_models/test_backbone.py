@@ -48,7 +48,7 @@ def test_multipliers():
 
 def test_frozen_stages_and_norm_eval():
     net = ELANNet('tiny', frozen_stages=1, norm_eval=True)
-    # At once, so that an optimiser built now does not see them.
+    # Frozen before the first train(), so that an optimiser built now leaves them out.
     assert not any(p.requires_grad for name in ('stem', 'stage1') for p in getattr(net, name).parameters())
     net.train()
     assert not net.stem.training and not net.stage1.training and net.stage2.training

@@ -80,8 +80,8 @@ def test_raw_predictions(model, images, golden):
 def test_detections(model, images, golden, name, threshold):
     cfg = {**model.test_cfg, 'nms': {'type': 'nms', 'iou_threshold': threshold}}
     for i in range(len(images)):
-        # One by one and laid out as read, as the original: else convolutions round otherwise, and
-        # e to the power of that is up to 0.015 pixels on boxes of 900.
+        # One image at a time and in the layout as read, as in the original. Otherwise convolutions round differently,
+        # which exp() turns into up to 0.015 pixels on boxes of 900.
         (found,) = model.bbox_head.predict_by_feat(*model(images[i : i + 1], mode='tensor'), [{}], cfg=cfg)
         scores, labels, boxes = (torch.from_numpy(golden[f'{name}/{i}/{k}']) for k in ('scores', 'labels', 'bboxes'))
         assert len(found) == len(scores)
@@ -117,7 +117,7 @@ def test_losses_and_gradients(model, images, golden, truth, original_weights, st
     model.zero_grad()
     model.bbox_head.use_l1 = stage == 'last'
     losses = model.bbox_head.loss_by_feat(*model(images, mode='tensor'), truth, [{}] * len(images))
-    # Ours are weighted: 5 for the boxes.
+    # Our losses include their weights: 5 for boxes.
     for ours, theirs, weight in (
         ('loss_obj', 'loss_obj', 1),
         ('loss_cls', 'loss_cls', 1),

@@ -85,7 +85,7 @@ def test_losses_are_finite_and_every_parameter_is_in_the_graph(counts, use_l1):
 
 
 def test_losses_equal_the_definition_written_per_image():
-    """Sums over the matched cells of each image, with the assigner's answer taken as given."""
+    """Losses as sums over the matched cells of each image, given the assigner's result."""
     head, predictions, truth = make_head(use_l1=True), make_predictions(3), make_truth(4, 0, 9)
     losses = head.loss_by_feat(*predictions, truth, [{}] * 3)
     cls_logits, raw, obj_logits = (flatten_levels(levels) for levels in predictions)
@@ -170,7 +170,7 @@ def test_predictions_take_the_best_of_each_level():
     (result,) = head.predict_by_feat(*predictions, [meta], cfg=cfg, rescale=True)
     assert result.bboxes.tolist() == [[32, 16, 40, 30], [12, 4, 16, 8]]  # scaled, then clipped
     assert len(head.predict_by_feat(*predictions, [{}], cfg={**cfg, 'max_per_img': 1})[0]) == 1
-    # No more than nms_pre of a level, nor than it has cells, however many classes.
+    # A level gives at most nms_pre candidates and at most as many as it has cells, for any number of classes.
     everything = head.predict_by_feat(*make_predictions(1), [{}], cfg={**cfg, 'score_thr': 0.0}, with_nms=False)[0]
     assert len(everything) == 96 + 24 + 6
 
@@ -213,7 +213,7 @@ def test_it_learns_one_image():
         optimizer.zero_grad()
         sum(losses.values()).backward()
         optimizer.step()
-    with torch.no_grad():  # in training mode: so few steps do not fill BatchNorm's averages
+    with torch.no_grad():  # in training mode, since so few steps do not settle BatchNorm's averages
         (found,) = model.bbox_head.predict_by_feat(*model(image, mode='tensor'), [{}], cfg=model.test_cfg)
     assert found.labels[0] == 1
     assert (found.bboxes[0] - gt.bboxes[0]).abs().max() < 3

@@ -14,7 +14,7 @@ CONVERTER = ROOT / 'tools' / 'model_converters' / 'rtodlab_to_mmdet.py'
 
 
 def original_state_dict(size=SIZES[0], num_classes=4):
-    """As the original saves it, with random numbers."""
+    """A checkpoint as the original saves it, with random weights."""
     state_dict = build_network(size, num_classes).state_dict()
     return {original_key(key, size): torch.rand(value.shape).to(value.dtype) for key, value in state_dict.items()}
 

@@ -40,7 +40,7 @@ def test_equals_the_definition(n, threshold, num_classes):
 
 
 def test_a_long_chain_alternates():
-    # Each box suppresses the next one, if it is kept itself: the worst case for the fixed point.
+    # A kept box suppresses the next one, all along the chain: the worst case for the fixed point.
     x = torch.arange(400.0) * 4
     boxes = torch.stack([x, torch.zeros(400), x + 10, torch.full((400,), 10.0)], 1)
     kept = nms(boxes, torch.linspace(1, 0, 400), 0.4)
@@ -48,7 +48,7 @@ def test_a_long_chain_alternates():
 
 
 def test_classes_never_meet_whatever_their_number_and_the_coordinates():
-    # Where classes are told apart by shifting their boxes, these two cases fail.
+    # These two cases fail where classes are separated by shifting their boxes.
     far = torch.tensor([[-500.0, 0, 500, 100], [-500, 0, 500, 100]])
     assert len(nms(far, torch.tensor([0.9, 0.8]), 0.1, labels=torch.tensor([0, 1]))) == 2
     many = torch.tensor([[600.0, 600, 600.5, 600.5], [600.26, 600, 600.76, 600.5]])  # IoU 0.316
@@ -67,7 +67,7 @@ def test_suppress_takes_class_agnostic_and_mmcvs_other_types():
     scores, labels = torch.tensor([0.8, 0.9]), torch.tensor([0, 1])
     assert suppress(boxes, scores, labels, {'iou_threshold': 0.5})[2].tolist() == [1, 0]
     assert suppress(boxes, scores, labels, {'iou_threshold': 0.5, 'class_agnostic': True})[2].tolist() == [1]
-    # An option that only mmcv's has goes to mmcv.
+    # Options that only mmcv's NMS has are passed to it.
     kept = suppress(boxes, scores, labels, {'type': 'nms', 'iou_threshold': 0.5, 'split_thr': 1})
     assert kept[2].tolist() == [1, 0]
     assert InstanceData(bboxes=kept[0], scores=kept[1]).scores.tolist() == pytest.approx([0.9, 0.8])

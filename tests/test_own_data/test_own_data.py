@@ -308,7 +308,7 @@ def test_from_folder_to_detections(tmp_path):
     """One command trains; config and checkpoint that it leaves are all that the other tools need."""
     write_yolo(tmp_path / 'pets')
     work = tmp_path / 'work'
-    # Weights of another number of classes: all but the class layers is kept.
+    # With weights for another number of classes, all but the class layers are kept.
     config = ROOT / 'configs' / 'yolov7' / 'yolov7_tiny_1xb8-40e_bccd.py'
     before = Config.fromfile(config).model
     before['backbone'] |= {'widen_factor': 0.125}

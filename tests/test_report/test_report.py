@@ -17,7 +17,7 @@ from yolov7_simple.report.runs import plan_schedule, read_logs, read_run
 from yolov7_simple.runtime.errors import InputError
 
 PHONE = 375  # pixels of width
-NAME = 'disc $_ <b onclick="x">&'  # a class is text, whatever is in it
+NAME = 'disc $_ <b onclick="x">&'  # class names are text, even if they look like markup
 
 
 def boxes(*rows):
@@ -35,13 +35,13 @@ def test_each_detection_is_matched_to_one_box_at_the_most():
         np.array([0, 0, 0, 1, 1, 1]),
     )
     matched = match(image, 0.3)
-    # Right; its double; another class; where nothing is; in a crowd; and one below the threshold.
+    # In order: right, its double, another class, where nothing is, in a crowd, below the threshold.
     assert matched.tolist() == [0, NOTHING, 1, NOTHING, CROWD]
     assert missed_boxes(image, matched).tolist() == [2]
     counts = count_confusions([image], [matched], 2)
     assert counts.tolist() == [[1, 0, 0], [1, 0, 1], [1, 1, 0]]
     assert f1_score(image, matched) == pytest.approx(2 / (4 + 3))
-    # Its own class goes before the better score of another.
+    # A detection of the box's own class comes before a better one of another class.
     both = image._replace(
         boxes=boxes([0, 0, 10, 10], [0, 0, 10, 9]), scores=np.array([0.9, 0.8]), labels=np.array([1, 0])
     )
@@ -59,7 +59,7 @@ def test_schedule_is_that_of_training():
 
 
 def test_logs_of_a_resumed_run_are_joined(tmp_path):
-    """What was logged beyond the checkpoint from which a run went on is dropped; a last line may be cut."""
+    """Records after the checkpoint that a run was resumed from are dropped; the last line may be cut."""
     logs = []
     for name, iters, lr in (('1', (1, 2, 3, 4), 0.1), ('2', (3, 5), 0.2)):
         records = [{'iter': i, 'loss': 1.0, 'lr': lr, 'epoch': 1} for i in iters]
@@ -75,7 +75,7 @@ def test_logs_of_a_resumed_run_are_joined(tmp_path):
 
 @pytest.fixture(scope='module')
 def work_dir(tmp_path_factory):
-    """What a run of two epochs leaves, of a model that knows little, and its page."""
+    """Folder of a run of two epochs with a poor model, and its page."""
     from mmdet.registry import MODELS
 
     folder = tmp_path_factory.mktemp('report')

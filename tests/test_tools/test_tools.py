@@ -40,14 +40,14 @@ def test_training(project, trained):
     assert {'state_dict', 'ema_state_dict', 'optimizer', 'message_hub'} <= set(checkpoint)
 
 
-def test_judging_the_dumped_config_gives_the_same(project, trained):
+def test_evaluating_the_dumped_config_gives_the_same(project, trained):
     output = tool('test.py', project / 'work' / 'config.py', project / 'work' / 'epoch_2.pth',
                   '--work-dir', project / 'test')  # fmt: skip
     assert metric(output) == metric(trained)
 
 
-def test_judging_leaves_the_config_that_training_saved(project, trained):
-    """With --tta, or other options, it would be that of another model, and the other tools could not use it."""
+def test_evaluating_leaves_the_config_that_training_saved(project, trained):
+    """With --tta or other options the config would describe another model, which other tools could not use."""
     saved = (project / 'work' / 'config.py').read_bytes()
     tool('test.py', project / 'work' / 'config.py', project / 'work' / 'epoch_2.pth', '--work-dir', project / 'work',
          '--cfg-options', 'model.test_cfg.score_thr=0.1')  # fmt: skip
@@ -119,7 +119,7 @@ def test_a_malicious_checkpoint_does_nothing_and_is_refused(project, tmp_path, c
     evil, made = tmp_path / 'evil.pth', tmp_path / 'made'
     torch.save({'state_dict': {'weight': torch.ones(1)}, 'payload': Payload(made)}, evil)
     pickle.loads(pickle.dumps(Payload(made)))
-    made.rmdir()  # it would have worked
+    made.rmdir()  # the folder was made, so the attack works where it is not prevented
     places = {
         'CONFIG': project / 'config.py',
         'EVIL': evil,

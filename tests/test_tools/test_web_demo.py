@@ -48,7 +48,7 @@ def free_port():
 
 @pytest.fixture(scope='module')
 def files(tmp_path_factory):
-    """Folder with small.py, small.pth, small.onnx, images/ and what only looks like an image."""
+    """Folder with small.py, small.pth, small.onnx, images/, and files that only look like images."""
     from yolov7_simple.apis.inference import load_config, load_inferencer
     from yolov7_simple.deploy.export import DeployGraph, export_onnx
     from yolov7_simple.deploy.metadata import build_metadata, read_preprocessing

@@ -1,91 +1,70 @@
-"""Measure inference, one image at 640, side by side: PyTorch as it is, its faster forms, and ONNX Runtime.
+"""Time inference of one image at 640: PyTorch as it is, its faster forms, and ONNX Runtime.
 
-    python tools/analysis_tools/benchmark_inference.py --image PHOTO.jpg
+    python tools/benchmarks/benchmark_inference.py --image PHOTO.jpg
 
-Prints a Markdown table for Tiny, YOLOv7 and X. All are measured in turns, round after round, so that a machine that
-changes its pace changes it for all; medians count. `network` is the input tensor to the raw predictions, `pipeline` a
-JPEG file to boxes in its pixels. The rate stands beside that of a matrix product of 2048 x 2048 float32, measured in
-the same rounds. Weights are random and BatchNorms calibrated, unless --checkpoint is given; random weights are the
-worst case for NMS, as every candidate passes the threshold.
+Prints a Markdown table of medians for Tiny, YOLOv7 and X. `network` is from the input tensor to the raw predictions,
+`pipeline` from a JPEG file to boxes in its pixels. The rate is compared with that of a product of two 2048 x 2048
+float32 matrices, timed in the same rounds. Weights are random and BatchNorms calibrated. Random weights are the worst
+case for NMS, as every candidate passes the threshold.
 """
 
 from __future__ import annotations
 
 import argparse
 import platform
-import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from yolov7_simple import config_path  # before mmdet: it stands in for missing mmcv ops
 
-import yolov7_simple  # noqa: F401, I001  (before mmdet: it stands in for missing mmcv ops)
+# isort: split
 import cv2
 import mmcv.ops
 import numpy as np
 import onnxruntime
 import torch
 from mmdet.apis import DetInferencer
+from timing import measure
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
+from yolov7_simple.apis.inference import load_config, quiet
 from yolov7_simple.deploy.export import DeployGraph, export_onnx
 from yolov7_simple.deploy.metadata import build_metadata, read_preprocessing
 from yolov7_simple.models.fast import speed_up
-from yolov7_simple.apis.inference import load_config, load_inferencer, quiet
 from yolov7_simple.ops.mmcv_ext import MissingOps
 from yolov7_simple.ops.nms import nms
-from yolov7_simple.runtime.onnx_detector import OnnxDetector
 from yolov7_simple.runtime.images import read_image
+from yolov7_simple.runtime.onnx_detector import OnnxDetector
 
-ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = {
-    'Tiny': 'configs/yolov7/yolov7_tiny_8xb16-300e_coco.py',
-    'YOLOv7': 'configs/yolov7/yolov7_l_8xb16-300e_coco.py',
-    'X': 'configs/yolov7/yolov7_x_8xb16-300e_coco.py',
+    'Tiny': 'yolov7_tiny_8xb16-300e_coco.py',
+    'YOLOv7': 'yolov7_l_8xb16-300e_coco.py',
+    'X': 'yolov7_x_8xb16-300e_coco.py',
 }
 SIZE = 640
+THREADS = 2
 MATRIX_SIDE = 2048
 NUM_NMS_BOXES = 3000
-# Between two measurements: the threads of one library stop spinning before the other's begin.
-PAUSE = 0.2  # seconds
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--models', nargs='+', choices=list(CONFIGS), default=list(CONFIGS))
-    parser.add_argument('--checkpoint', help='trained weights, of the one model named')
     parser.add_argument('--image', type=Path, help=f'a photograph, cropped to a {SIZE} x {SIZE} JPEG; default: noise')
     parser.add_argument('--rounds', type=int, default=20, help='default: 20')
-    parser.add_argument('--threads', type=int, default=2, help='default: 2')
-    parser.add_argument('--no-compile', action='store_true', help='leave torch.compile out: it takes minutes to begin')
+    parser.add_argument('--no-compile', action='store_true', help='leave torch.compile out, which needs a compiler')
     args = parser.parse_args()
-    if args.checkpoint and len(args.models) != 1:
-        parser.error('--checkpoint: name its model with --models')
     if args.rounds < 1:
         parser.error(f'--rounds {args.rounds}: must be at least 1')
     return args
 
 
-def measure(tasks: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Run all tasks in turns, after two rounds to warm up, and give the median seconds of each."""
-    times: dict[str, list[float]] = {name: [] for name in tasks}
-    for i in range(rounds + 2):
-        for name, task in tasks.items():
-            time.sleep(PAUSE)
-            start = time.perf_counter()
-            task()
-            if i >= 2:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
 def calibrate(model: nn.Module) -> None:
-    """Give BatchNorms the statistics of noise: through random weights signals fade until numbers are denormal."""
+    """Give BatchNorms the statistics of noise. Without, signals would fade to denormal numbers, which are slow."""
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -118,15 +97,11 @@ def make_jpeg(image: Path | None, path: Path) -> None:
 
 
 def benchmark_model(name: str, args: argparse.Namespace, folder: Path) -> list[str]:
-    """Measure one model; gives rows of the table."""
-    config = ROOT / CONFIGS[name]
-    if args.checkpoint:
-        inferencer = load_inferencer(config, args.checkpoint, 'cpu')
-    else:
-        with quiet():
-            inferencer = DetInferencer(load_config(config), device='cpu', show_progress=False)
-            inferencer.model.init_weights()
-        calibrate(inferencer.model)
+    """Measure one model; returns rows of the table."""
+    with quiet():
+        inferencer = DetInferencer(load_config(config_path(CONFIGS[name])), device='cpu', show_progress=False)
+        inferencer.model.init_weights()
+    calibrate(inferencer.model)
     plain = inferencer.model
     images = torch.from_numpy(np.random.default_rng(0).random((1, 3, SIZE, SIZE), np.float32))
     gflop = count_gflop(plain, images)
@@ -139,7 +114,7 @@ def benchmark_model(name: str, args: argparse.Namespace, folder: Path) -> list[s
         path = folder / f'{name}_{with_nms}.onnx'
         metadata = build_metadata(graph, [str(i) for i in range(80)], read_preprocessing(inferencer.cfg))
         export_onnx(graph, path, (SIZE, SIZE), metadata=metadata)
-        detectors[with_nms] = OnnxDetector(path, args.threads)
+        detectors[with_nms] = OnnxDetector(path, THREADS)
 
     models = {'PyTorch': plain, 'PyTorch, fast switch': speed_up(plain)}
     if not args.no_compile:
@@ -175,7 +150,7 @@ def benchmark_model(name: str, args: argparse.Namespace, folder: Path) -> list[s
 
 
 def benchmark_nms(rounds: int) -> str:
-    """Measure our NMS beside compiled mmcv's, on boxes as a detector puts them: in heaps."""
+    """Time our NMS and compiled mmcv's on boxes in 40 heaps, as detectors predict them."""
     rng = np.random.default_rng(0)
     objects = rng.uniform(40, 600, (40, 2)).repeat(NUM_NMS_BOXES // 40, 0)
     centers = objects + rng.normal(0, 12, objects.shape)
@@ -195,11 +170,11 @@ def benchmark_nms(rounds: int) -> str:
 
 def main() -> None:
     args = parse_args()
-    torch.set_num_threads(args.threads)
-    cv2.setNumThreads(args.threads)
+    torch.set_num_threads(THREADS)
+    cv2.setNumThreads(THREADS)
     torch.manual_seed(0)
     print(
-        f'torch {torch.__version__}, onnxruntime {onnxruntime.__version__}, {args.threads} threads, '
+        f'torch {torch.__version__}, onnxruntime {onnxruntime.__version__}, {THREADS} threads, '
         f'{platform.processor() or platform.machine()}, medians of {args.rounds} rounds, one image of {SIZE} x {SIZE}\n'
     )
     print('| model | how | network, ms | times plain | GFLOP/s | of the matrix product | JPEG to boxes, ms | more |')

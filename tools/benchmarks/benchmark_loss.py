@@ -1,43 +1,39 @@
-"""Assignment and loss: mmdet's YOLOXHead and ours on the same tensors, in one run.
+"""Time assignment and loss, forward and backward from raw predictions: mmdet's YOLOXHead and ours on the same tensors.
 
-Prints medians, ratios and peak memory, and draws how our time grows with boxes, classes and images. Forward and
-backward, from raw predictions, on the CPU, or on a GPU with ``--device cuda``. With ``--step CONFIG`` alone: what share
-of a whole training step with that config and its data they take, and what it costs to look for numbers that are not
-finite.
+    python tools/benchmarks/benchmark_loss.py
+
+compares time and memory over boxes an image. With ``--sweep`` ours alone is timed over boxes, classes and images, with
+``--step CONFIG`` both as shares of a training step with that config and its data.
 """
 
 import argparse
 import gc
 import itertools
 import multiprocessing
-import statistics
-import sys
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
 import torch
+from matplotlib.figure import Figure
 from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.logging import MessageHub
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
+from timing import measure
 
-import yolov7_simple  # noqa: F401
 from yolov7_simple import YOLOv7SimpleHead
 from yolov7_simple.apis.inference import quiet
 from yolov7_simple.engine.hooks import NonFiniteLossHook
 
+IMAGES, SIZE, CLASSES = 16, 640, 80
 STRIDES = (8, 16, 32)
 
 
-def make_inputs(images: int, boxes: int, classes: int, size: int, device: str) -> tuple[list, list]:
-    """Raw predictions of three levels, as early in training, and boxes with sides of 8 pixels to half the image."""
+def make_inputs(images: int, boxes: int, classes: int, device: str, size: int = SIZE) -> tuple[list, list]:
+    """Draw raw predictions as early in training, and boxes with sides from 8 pixels to half the image."""
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int, mean: float, deviation: float) -> torch.Tensor:
@@ -60,7 +56,7 @@ def make_inputs(images: int, boxes: int, classes: int, size: int, device: str) -
 
 
 def make_head(name: str, classes: int, device: str) -> torch.nn.Module:
-    """Heads of no width: only their loss is measured."""
+    """Build a head as thin as can be, since only its loss is measured."""
     if name == 'ours':
         return YOLOv7SimpleHead(classes, in_channels=8).to(device)
     assigner = {'assigner': {'type': 'SimOTAAssigner', 'center_radius': 2.5}}
@@ -69,7 +65,7 @@ def make_head(name: str, classes: int, device: str) -> torch.nn.Module:
 
 
 def measure_step(config: str, repeats: int, device: str) -> None:
-    """Print how much of a training step, first batch of the config's data, both losses and the finite check take."""
+    """Print the share of both losses and of the search for non-finite numbers in a step on the config's first batch."""
     cfg = Config.fromfile(config)
     with quiet():
         dataset = DATASETS.build(cfg.train_dataloader.dataset)
@@ -98,16 +94,15 @@ def measure_step(config: str, repeats: int, device: str) -> None:
         'check': lambda: check.after_train_iter(runner, 0, outputs=loss),
         'check weights': lambda: check.before_save_checkpoint(runner, weights),
     }
-    took = measure(tasks, dict.fromkeys(tasks, repeats))
+    took = {name: 1000 * seconds for name, seconds in measure(tasks, repeats).items()}  # in ms
     rest = took['step'] - took['ours']
     boxes = sum(map(len, truth)) / len(truth)
     print(f'{config}: batch of {len(truth)}, {boxes:.1f} boxes an image; forward and backward {took["step"]:.0f} ms')
     for name in ('mmdet', 'ours'):
-        print(
-            f'  assignment and loss, {name}: {took[name]:.0f} ms, {took[name] / (rest + took[name]):.1%} of such a step'
-        )
+        share = took[name] / (rest + took[name])
+        print(f'  assignment and loss, {name}: {took[name]:.0f} ms, {share:.1%} of a step with it')
     print(
-        f'  numbers that are not finite: {took["check"]:.3f} ms, {took["check"] / took["step"]:.3%} of it; '
+        f'  search for non-finite numbers: {took["check"]:.3f} ms, {took["check"] / took["step"]:.3%} of it; '
         f'{took["check weights"]:.0f} ms a checkpoint'
     )
 
@@ -121,29 +116,18 @@ def step(head: torch.nn.Module, predictions: list, truth: list) -> None:
         torch.cuda.synchronize()
 
 
-def measure(tasks: dict[str, Callable[[], None]], repeats: dict[str, int]) -> dict[str, float]:
-    """Median milliseconds of each task, taken in turns, after a warm-up."""
-    times: dict[str, list[float]] = {name: [] for name in tasks}
-    for round_ in range(max(repeats.values()) + 1):
-        for name, task in tasks.items():
-            if round_ <= repeats[name]:
-                start = time.perf_counter()
-                task()
-                times[name].append((time.perf_counter() - start) * 1000)
-    return {name: statistics.median(values[1:]) for name, values in times.items()}
-
-
-def peak_memory(name: str, images: int, boxes: int, classes: int, size: int, device: str) -> float:
-    """Most megabytes held at once beyond the inputs, in a process of its own."""
+def peak_memory(*arguments) -> float:
+    """Call :func:`_peak_memory` in a process of its own."""
     with multiprocessing.get_context('spawn').Pool(1) as pool:
-        return pool.apply(_peak_memory, (name, images, boxes, classes, size, device))
+        return pool.apply(_peak_memory, arguments)
 
 
-def _peak_memory(name: str, images: int, boxes: int, classes: int, size: int, device: str) -> float:
+def _peak_memory(name: str, images: int, boxes: int, classes: int, device: str) -> float:
+    """Most megabytes that a head holds at once beyond its inputs."""
     init_default_scope('mmdet')
     head = make_head(name, classes, device)
-    step(head, *make_inputs(1, 2, classes, 64, device))  # load what loads lazily
-    inputs = make_inputs(images, boxes, classes, size, device)
+    step(head, *make_inputs(1, 2, classes, device, 64))  # imports and allocates what only the first call does
+    inputs = make_inputs(images, boxes, classes, device)
     gc.collect()
     if device != 'cpu':
         torch.cuda.reset_peak_memory_stats()
@@ -162,82 +146,73 @@ def status(field: str) -> float:
     return int(line.split()[1]) / 1024
 
 
-def draw(sweeps: dict[str, list[tuple[int, float]]], target: Path) -> None:
-    """Time over boxes, classes and images, beside the straight line through the largest."""
-    import matplotlib
+def compare(boxes: list[int], repeats: int, device: str) -> None:
+    """Print time and memory of both heads over boxes an image."""
+    print('| boxes | mmdet ms | ours ms | times faster | mmdet MB | ours MB | share of memory |')
+    print('| --- | --- | --- | --- | --- | --- | --- |')
+    for count in boxes:
+        shape = (IMAGES, count, CLASSES, device)
+        inputs = make_inputs(*shape)
+        names = ('mmdet', 'ours')
+        took = measure({name: partial(step, make_head(name, CLASSES, device), *inputs) for name in names}, repeats)
+        del inputs
+        memory = {name: peak_memory(name, *shape) for name in names}
+        print(
+            f'| {count} | {took["mmdet"] * 1000:.0f} | {took["ours"] * 1000:.0f} '
+            f'| {took["mmdet"] / took["ours"]:.1f} | {memory["mmdet"]:.0f} | {memory["ours"]:.0f} '
+            f'| {memory["ours"] / memory["mmdet"]:.2f} |',
+            flush=True,
+        )
 
-    matplotlib.use('Agg')
-    import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(sweeps), figsize=(4 * len(sweeps), 3.5))
-    for axis, (name, points) in zip(axes, sweeps.items()):
-        sizes, times = zip(*points)
+def sweep(target: Path, repeats: int, device: str) -> None:
+    """Print and draw time of ours over boxes, classes and images, beside the straight line through the largest."""
+    grid = {
+        'boxes an image': [(IMAGES, n, CLASSES) for n in (10, 40, 150, 300, 600)],
+        'classes': [(IMAGES, 40, n) for n in (1, 20, 80, 365, 1203)],
+        'images': [(n, 40, CLASSES) for n in (1, 4, 16, 32)],
+    }
+    figure = Figure(figsize=(4 * len(grid), 3.5), layout='constrained')
+    print('| images | boxes | classes | ms | MB |\n| --- | --- | --- | --- | --- |')
+    for axis, column, (name, shapes) in zip(figure.subplots(1, len(grid)), (1, 2, 0), grid.items()):
+        times = []
+        for shape in shapes:
+            inputs = make_inputs(*shape, device)
+            task = partial(step, make_head('ours', shape[2], device), *inputs)
+            times.append(1000 * measure({'ours': task}, repeats)['ours'])
+            del inputs, task
+            memory = peak_memory('ours', *shape, device)
+            print('| ' + ' | '.join(map(str, shape)) + f' | {times[-1]:.0f} | {memory:.0f} |', flush=True)
+        sizes = [shape[column] for shape in shapes]
         axis.plot(sizes, times, 'o-', label='measured')
         axis.plot((0, sizes[-1]), (0, times[-1]), ':', label='linear')
         axis.set(xlabel=name, ylabel='ms, forward and backward', xlim=0, ylim=0)
         axis.legend()
-    figure.tight_layout()
     figure.savefig(target, dpi=120)
+    print(f'Drawn in {target}')
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--images', type=int, default=16)
-    parser.add_argument('--size', type=int, default=640)
-    parser.add_argument('--classes', type=int, default=80)
-    parser.add_argument('--boxes', type=int, nargs='+', default=[10, 40, 150])
-    parser.add_argument('--repeats', type=int, default=9, help='counted runs of ours; mmdet gets a third of them')
-    parser.add_argument('--threads', type=int, default=2)
-    parser.add_argument('--device', default='cpu')
-    parser.add_argument('--no-sweep', action='store_true', help='leave out the sweep and its drawing')
-    parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmark_loss.png'), help='drawing of the sweep')
+    parser.add_argument('--boxes', type=int, nargs='+', default=[10, 40, 150], help='an image; default: 10 40 150')
+    parser.add_argument('--repeats', type=int, default=5, help='default: 5')
+    parser.add_argument('--device', default='cpu', help='such as cuda; default: cpu')
+    parser.add_argument('--sweep', type=Path, metavar='OUT.png', help='measure ours over sizes instead, and draw that')
     parser.add_argument('--step', metavar='CONFIG', help='measure a training step with this config instead')
     args = parser.parse_args()
     init_default_scope('mmdet')
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(2)
     if args.step:
         measure_step(args.step, args.repeats, args.device)
         return
-    repeats = {'mmdet': max(3, args.repeats // 3), 'ours': args.repeats}
     print(
-        f'torch {torch.__version__}, {args.device}, {args.threads} threads; batch {args.images} at {args.size}, '
-        f'{args.classes} classes; medians of {repeats["ours"]} (ours) and {repeats["mmdet"]} (mmdet) runs in turns'
+        f'torch {torch.__version__}, {args.device}, {torch.get_num_threads()} threads; medians of {args.repeats} runs, '
+        f'at {SIZE} pixels; unless told otherwise {IMAGES} images and {CLASSES} classes\n'
     )
-
-    print('| boxes | mmdet ms | ours ms | times faster | mmdet MB | ours MB | share of memory |')
-    print('| --- | --- | --- | --- | --- | --- | --- |')
-    for boxes in args.boxes:
-        shape = (args.images, boxes, args.classes, args.size, args.device)
-        inputs = make_inputs(*shape)
-        times = measure(
-            {name: partial(step, make_head(name, args.classes, args.device), *inputs) for name in repeats}, repeats
-        )
-        del inputs
-        memory = {name: peak_memory(name, *shape) for name in repeats}
-        print(
-            f'| {boxes} | {times["mmdet"]:.0f} | {times["ours"]:.0f} | {times["mmdet"] / times["ours"]:.1f} '
-            f'| {memory["mmdet"]:.0f} | {memory["ours"]:.0f} | {memory["ours"] / memory["mmdet"]:.2f} |',
-            flush=True,
-        )
-    if args.no_sweep:
-        return
-
-    print('\nOurs alone: | images | boxes | classes | ms | MB |')
-    sweeps: dict[str, list[tuple[int, float]]] = {'boxes an image': [], 'classes': [], 'images': []}
-    grid = [('boxes an image', (args.images, n, args.classes), n) for n in (10, 40, 150, 300, 600)]
-    grid += [('classes', (args.images, 40, n), n) for n in (1, 20, 80, 365, 1203)]
-    grid += [('images', (n, 40, args.classes), n) for n in (1, 4, 16, 32)]
-    for name, (images, boxes, classes), value in grid:
-        inputs = make_inputs(images, boxes, classes, args.size, args.device)
-        task = partial(step, make_head('ours', classes, args.device), *inputs)
-        took = measure({'ours': task}, {'ours': max(3, args.repeats // 3)})['ours']
-        del inputs, task
-        memory = peak_memory('ours', images, boxes, classes, args.size, args.device)
-        print(f'| {images} | {boxes} | {classes} | {took:.0f} | {memory:.0f} |', flush=True)
-        sweeps[name].append((value, took))
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    draw(sweeps, args.out)
-    print(f'Drawn in {args.out}')
+    if args.sweep:
+        sweep(args.sweep, args.repeats, args.device)
+    else:
+        compare(args.boxes, args.repeats, args.device)
 
 
 if __name__ == '__main__':

@@ -1,11 +1,11 @@
 """Time the data paths: mmdet's YOLOX pipeline, mmdet's cached one, and ours, in one run on one core.
 
-    python tools/analysis_tools/benchmark_pipeline.py [--data DIR] [--config CONFIG] [--samples 300]
-    python tools/analysis_tools/benchmark_pipeline.py --memory 20000
-    python tools/analysis_tools/benchmark_pipeline.py --workers 1 2 4 8 --plot workers.png
+    python tools/benchmarks/benchmark_pipeline.py [--data DIR] [--samples 300]
+    python tools/benchmarks/benchmark_pipeline.py --memory 20000
+    python tools/benchmarks/benchmark_pipeline.py --workers 1 2 4 8 --plot workers.png
 
-The first prints the milliseconds of a training sample and of a validation sample, interleaved so that other load on
-the machine meets all of them alike; quote the ratios. The second prints the memory of a process while it makes
+The first prints the milliseconds of a training and of a validation sample. The pipelines take turns, so that other
+load on the machine slows all of them alike: quote the ratios. The second prints the memory of a process while it makes
 samples. The third counts samples a second through a loader, and draws them.
 """
 
@@ -17,48 +17,47 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from yolov7_simple import config_path  # before mmdet: it stands in for missing mmcv ops
 
-import yolov7_simple  # noqa: F401, I001  (before mmdet: it stands in for missing mmcv ops)
+# isort: split
 
 import cv2
 import mmdet
 import torch
+from matplotlib.figure import Figure
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate, worker_init_fn
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-ROOT = Path(__file__).resolve().parents[2]
 SIZE = (640, 640)
 NUM_NEEDED = 1000  # samples a second: about what eight GPUs that train Tiny ask for
-MMDET = "mmdet's YOLOX pipeline"
-MMDET_CACHED = 'mmdet, cached transforms'
-OURS = 'ours'
-OURS_CACHED = 'ours, cache of {} images'
+SECONDS = 15.0  # that samples are counted for
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--data', default=ROOT / 'data/coco', type=Path, help='COCO in its layout')
-    parser.add_argument('--config', default=ROOT / 'configs/yolov7/yolov7_tiny_8xb16-300e_coco.py', type=Path)
-    parser.add_argument('--samples', default=300, type=int, help='of each pipeline')
-    parser.add_argument('--max-cached-images', default=40, type=int)
+    parser.add_argument('--data', default='data/coco', type=Path, help='COCO in its layout; default: data/coco')
+    parser.add_argument('--samples', default=300, type=int, help='of each pipeline; default: 300')
+    parser.add_argument('--max-cached-images', default=40, type=int, help='default: 40')
     parser.add_argument('--memory', metavar='SAMPLES', type=int, help='watch the memory over so many samples instead')
     parser.add_argument('--workers', metavar='N', nargs='+', type=int, help='count samples a second instead')
-    parser.add_argument('--seconds', default=15.0, type=float, help='for each bar of --workers')
     parser.add_argument('--plot', type=Path, help='PNG file for --workers')
     args = parser.parse_args()
     for name in ('annotations/instances_train2017.json', 'annotations/instances_val2017.json'):
         if not (args.data / name).is_file():
             sys.exit(f'No {args.data / name}: give the folder of COCO, or of a part of it in its layout, as --data')
     return args
+
+
+def our_config() -> Config:
+    """Read the config of Tiny."""
+    return Config.fromfile(config_path('yolov7_tiny_8xb16-300e_coco.py'))
 
 
 def mmdet_config() -> Config:
@@ -98,15 +97,16 @@ def training_sets(args: argparse.Namespace) -> dict[str, Dataset]:
     """Build the four training sets."""
 
     def ours(max_cached_images: int) -> dict:
-        dataset = Config.fromfile(args.config).train_dataloader.dataset
-        dataset.pipeline[0].max_cached_images = max_cached_images
+        dataset = our_config().train_dataloader.dataset
+        (mosaic,) = (step for step in dataset.pipeline if step.type == 'MosaicAffineMixUp')
+        mosaic.max_cached_images = max_cached_images
         return dataset
 
     configs = {
-        MMDET: mmdet_config().train_dataloader.dataset,
-        MMDET_CACHED: cached_by_mmdet(mmdet_config().train_dataloader.dataset),
-        OURS: ours(0),
-        OURS_CACHED.format(args.max_cached_images): ours(args.max_cached_images),
+        "mmdet's YOLOX pipeline": mmdet_config().train_dataloader.dataset,
+        'mmdet, cached transforms': cached_by_mmdet(mmdet_config().train_dataloader.dataset),
+        'ours': ours(0),
+        f'ours, cache of {args.max_cached_images} images': ours(args.max_cached_images),
     }
     return {name: build(config, args.data, 'train2017') for name, config in configs.items()}
 
@@ -114,8 +114,8 @@ def training_sets(args: argparse.Namespace) -> dict[str, Dataset]:
 def time_interleaved(datasets: dict[str, Dataset], num_samples: int) -> dict[str, list[float]]:
     """Milliseconds of processor time of each sample, after some to warm up and to fill the caches.
 
-    Processor time, as other work on the machine shall not count. The pipelines take turns of some samples each: with
-    turns of one, each would find the processor's caches full of another one's data, as in no worker.
+    Processor time leaves out other work on the machine. The pipelines take turns of 20 samples: in turns of one, each
+    would find the processor's caches full of another pipeline's data, which no worker does.
     """
     times: dict[str, list[float]] = {name: [] for name in datasets}
     turn, num_warm_up = 20, 60
@@ -129,7 +129,7 @@ def time_interleaved(datasets: dict[str, Dataset], num_samples: int) -> dict[str
 
 
 def print_times(title: str, times: dict[str, list[float]]) -> None:
-    """Print medians, and how many times as fast as the first each one is."""
+    """Print medians, and how many times as fast as the first pipeline each one is."""
     print(
         f'\n{title}\n\n| pipeline | ms a sample (median) | 10% to 90% | times as fast |\n| --- | ---: | ---: | ---: |'
     )
@@ -142,61 +142,57 @@ def print_times(title: str, times: dict[str, list[float]]) -> None:
 
 def compare(args: argparse.Namespace) -> None:
     """Time training and validation samples on one core."""
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
     times = time_interleaved(training_sets(args), args.samples)
     print_times(f'Training samples at {SIZE[0]}, one core, medians over {args.samples}', times)
 
-    ours = Config.fromfile(args.config).val_dataloader.dataset
+    ours = our_config().val_dataloader.dataset
     configs = {"mmdet's validation pipeline": mmdet_config().val_dataloader.dataset, 'ours': ours}
     datasets = {name: build(config, args.data, 'val2017') for name, config in configs.items()}
     times = time_interleaved(datasets, args.samples)
     print_times(f'Validation samples at {SIZE[0]}, one core, medians over {args.samples}', times)
 
 
-def resident_mib() -> float:
-    """Resident memory of this process."""
-    pages = int(Path('/proc/self/statm').read_text().split()[1])
-    return pages * resource.getpagesize() / 2**20
-
-
 def watch_memory(args: argparse.Namespace) -> None:
     """Print the memory of a process that makes samples as a worker does, without and with the cache."""
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
     for name, dataset in list(training_sets(args).items())[2:]:
         print(f'\n{name}: resident MiB after so many samples')
         history = []
         for i in range(1, args.memory + 1):
             dataset[i % len(dataset)]
             if i % max(1, args.memory // 20) == 0:
-                history.append(resident_mib())
+                pages = int(Path('/proc/self/statm').read_text().split()[1])
+                history.append(pages * resource.getpagesize() / 2**20)
                 print(f'{i:8d} {history[-1]:8.1f}', flush=True)
         growth = statistics.mean(history[-5:]) - statistics.mean(history[2:7])
         print(f'from samples {3 * args.memory // 20} on it grew by {growth:+.1f} MiB')
 
 
-def count_samples(dataset: Dataset, num_workers: int, seconds: float) -> float:
-    """Samples a second through a loader, from the first batch on."""
+class Endless(Sampler):
+    """Indexes of a dataset in random order, over and over."""
 
-    class Endless(torch.utils.data.Sampler):
-        def __iter__(self) -> Any:
-            while True:
-                yield from torch.randperm(len(dataset)).tolist()
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __iter__(self) -> Iterator[int]:
+        while True:
+            yield from torch.randperm(len(self.dataset)).tolist()
+
+
+def count_samples(dataset: Dataset, num_workers: int) -> float:
+    """Samples a second through a loader, once each worker has filled its queue."""
 
     def start(worker: int) -> None:
         cv2.setNumThreads(0)
         worker_init_fn(worker, num_workers, 0, 0)
 
     batch_size = 8
-    loader = DataLoader(
-        dataset, batch_size, sampler=Endless(), num_workers=num_workers, collate_fn=pseudo_collate, worker_init_fn=start
-    )
+    options = {'num_workers': num_workers, 'collate_fn': pseudo_collate, 'worker_init_fn': start}
+    loader = DataLoader(dataset, batch_size, sampler=Endless(dataset), **options)
     batches = iter(loader)
     for _ in range(4 * num_workers):
         next(batches)
     begin, count = time.perf_counter(), 0
-    while time.perf_counter() - begin < seconds:
+    while time.perf_counter() - begin < SECONDS:
         next(batches)
         count += batch_size
     return count / (time.perf_counter() - begin)
@@ -210,7 +206,7 @@ def count_over_workers(args: argparse.Namespace) -> None:
     print('| ---: ' * (1 + len(datasets)) + '|')
     for num_workers in args.workers:
         for name, dataset in datasets.items():
-            rates[name].append(count_samples(dataset, num_workers, args.seconds))
+            rates[name].append(count_samples(dataset, num_workers))
         print(f'| {num_workers} | ' + ' | '.join(f'{values[-1]:.0f}' for values in rates.values()) + ' |', flush=True)
     for name, values in rates.items():
         best = max(rate / workers for rate, workers in zip(values, args.workers))
@@ -221,26 +217,12 @@ def count_over_workers(args: argparse.Namespace) -> None:
 
 def plot(workers: list[int], rates: dict[str, list[float]], path: Path) -> None:
     """Draw samples a second over workers."""
-    import matplotlib
-
-    matplotlib.use('Agg')
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout='constrained')
-    for (name, values), colour, style in zip(
-        rates.items(), ('#9a9a9a', '#c4c4c4', '#1f5fa8', '#d1602b'), ('-', '--', '-', '-')
-    ):
-        axes.plot(workers, values, style, marker='o', color=colour)
-        label = f'{name}: {values[-1]:.0f}'
-        axes.annotate(label, (workers[-1], values[-1]), (8, 0), textcoords='offset points', va='center', color=colour)
+    figure = Figure(figsize=(7, 4.2), layout='constrained')
+    axes = figure.subplots()
+    for name, values in rates.items():
+        axes.plot(workers, values, 'o-', label=f'{name}: {values[-1]:.0f}')
     axes.set(xlabel='workers', ylabel=f'training samples a second at {SIZE[0]}', xticks=workers, ylim=(0, None))
-    # Room for the labels, which stand at the lines instead of in a legend.
-    axes.set_xlim(
-        workers[0] - 0.1 * (workers[-1] - workers[0] or 1), workers[-1] + 0.75 * (workers[-1] - workers[0] or 1)
-    )
-    axes.spines[['top', 'right']].set_visible(False)
-    axes.grid(axis='y', color='#eeeeee')
-    axes.set_axisbelow(True)
+    figure.legend(loc='outside upper center', ncols=2)
     figure.savefig(path, dpi=150)
     print(f'Plot in {path}')
 
@@ -249,12 +231,14 @@ def main() -> None:
     args = parse_args()
     init_default_scope('mmdet')
     MMLogger.get_instance('mmengine', log_level='WARNING')
-    action: Callable[[argparse.Namespace], None] = compare
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
     if args.memory:
-        action = watch_memory
+        watch_memory(args)
     elif args.workers:
-        action = count_over_workers
-    action(args)
+        count_over_workers(args)
+    else:
+        compare(args)
 
 
 if __name__ == '__main__':

@@ -1,10 +1,10 @@
 """Train with mmdet's data path and with ours, same seeds and budget, and compare the mAP.
 
-    python tools/analysis_tools/compare_accuracy.py [CONFIG] [--epochs 20] [--seeds 0 1 2] [--jobs 2]
+    python tools/benchmarks/compare_accuracy.py [CONFIG] [--epochs 20] [--seeds 0 1 2] [--jobs 2]
 
-All see the same set with the same augmentation, mosaic, affine, mixup, flip and colours: once by mmdet's own chain of
-transforms, once by ours, once by ours with a cache of --max-cached-images. The last epoch is judged on the validation
-and the test split. What --work-dir has already is not repeated.
+Each run sees the same set with the same mosaic, affine, mixup, flip and colours: by mmdet's chain of transforms, by
+ours, or by ours with a cache of --max-cached-images. The last epoch is evaluated on the validation and the test split.
+Results that --work-dir already holds are not computed again.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ import argparse
 import json
 import multiprocessing
 import statistics
-import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from yolov7_simple import config_path  # before mmdet: it stands in for missing mmcv ops
 
-import yolov7_simple  # noqa: F401, I001  (before mmdet: it stands in for missing mmcv ops)
+# isort: split
 
 import torch
 from mmengine.config import Config, DictAction
@@ -29,28 +28,32 @@ from yolov7_simple.apis.inference import load_config
 from yolov7_simple.own_data.config import set_schedule
 from yolov7_simple.runtime.files import replacing
 
-ROOT = Path(__file__).resolve().parents[2]
 NAMES = {'mmdet': "mmdet's chain", 'ours': 'ours', 'cached': 'ours, {} images cached'}
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', nargs='?', type=Path, default=ROOT / 'configs/yolov7/yolov7_tiny_1xb8-40e_bccd.py')
+    parser.add_argument('config', nargs='?', type=Path, default=config_path('yolov7_tiny_1xb8-40e_bccd.py'))
     parser.add_argument('--epochs', type=int, default=20)
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--jobs', type=int, default=1, help='runs at a time, of one thread each')
     parser.add_argument('--max-cached-images', type=int, default=40)
-    parser.add_argument('--names', nargs='+', choices=NAMES, default=list(NAMES), help='data paths, default: all')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='for all runs')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/compare_accuracy'))
     return parser.parse_args()
 
 
+def find(configs: list[dict], type_: str) -> dict:
+    """The one config of a type."""
+    (found,) = (config for config in configs if config['type'] == type_)
+    return found
+
+
 def use_mmdet(cfg: Config, ours: dict) -> None:
     """Put mmdet's transforms, with the parameters of ours, in place of ours, and its own hook for the last stage."""
     size = tuple(ours['img_scale'])
-    # Ours in all three: the ranges of YOLOXHSVRandomAug are narrower, and that is not what is compared.
-    colours = cfg.train_dataloader.dataset.pipeline[1]
+    # mmdet's YOLOXHSVRandomAug has narrower ranges, which are not what is compared.
+    colours = find(cfg.train_dataloader.dataset.pipeline, 'RandomHSVGain')
     inner = cfg.train_dataloader.dataset.dataset
     inner.pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True)]
     border = (-size[0] // 2, -size[1] // 2)
@@ -69,9 +72,10 @@ def use_mmdet(cfg: Config, ours: dict) -> None:
             dict(type='PackDetInputs'),
         ],
     )
-    # mmdet's hook begins one epoch before the last ones that it is told.
-    last = cfg.custom_hooks[1].num_last_epochs - 1
-    cfg.custom_hooks[1] = dict(type='YOLOXModeSwitchHook', num_last_epochs=last, priority=48)
+    # mmdet's hook begins one epoch earlier than its option says.
+    hook = find(cfg.custom_hooks, 'LastStageHook')
+    last = hook.pop('num_last_epochs') - 1
+    hook.update(type='YOLOXModeSwitchHook', num_last_epochs=last, priority=48)
 
 
 def make_config(args: argparse.Namespace, name: str, seed: int, folder: Path) -> Config:
@@ -84,7 +88,7 @@ def make_config(args: argparse.Namespace, name: str, seed: int, folder: Path) ->
     cfg.default_hooks.checkpoint.update(interval=args.epochs, save_best=None)
     for split in ('train', 'val', 'test'):
         cfg[f'{split}_dataloader'].num_workers = 1
-    ours = cfg.train_dataloader.dataset.pipeline[0]
+    ours = find(cfg.train_dataloader.dataset.pipeline, 'MosaicAffineMixUp')
     ours.update(mixup_prob=1.0, mixup_ratio_range=(0.5, 1.5))
     if name == 'cached':
         ours.max_cached_images = args.max_cached_images
@@ -95,7 +99,7 @@ def make_config(args: argparse.Namespace, name: str, seed: int, folder: Path) ->
 
 
 def run(args: argparse.Namespace, name: str, seed: int) -> dict[str, float]:
-    """Train and judge once, unless that was done already.
+    """Train and evaluate once, unless that was done already.
 
     Returns:
         mAP on the validation and on the test split.
@@ -116,10 +120,10 @@ def run(args: argparse.Namespace, name: str, seed: int) -> dict[str, float]:
 
 def main() -> None:
     args = parse_args()
-    scores: dict[str, dict[int, dict[str, float]]] = {name: {} for name in args.names}
+    scores: dict[str, dict[int, dict[str, float]]] = {name: {} for name in NAMES}
     spawn = multiprocessing.get_context('spawn')
     with ProcessPoolExecutor(args.jobs, spawn, max_tasks_per_child=1) as pool:
-        runs = {pool.submit(run, args, name, seed): (name, seed) for seed in args.seeds for name in args.names}
+        runs = {pool.submit(run, args, name, seed): (name, seed) for seed in args.seeds for name in NAMES}
         for done in as_completed(runs):
             name, seed = runs[done]
             scores[name][seed] = done.result()

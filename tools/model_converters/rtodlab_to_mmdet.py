@@ -1,4 +1,4 @@
-"""Turn a YOLOv7 checkpoint of RT-ODLab into one that loads strictly here.
+"""Convert a YOLOv7 checkpoint of RT-ODLab into one for this package.
 
 Example: ``python tools/model_converters/rtodlab_to_mmdet.py yolov7_tiny_coco.pth yolov7_tiny.pth``
 """
@@ -41,7 +41,7 @@ def main() -> None:
         from mmdet.datasets import CocoDataset
 
         meta['dataset_meta'] = {key: CocoDataset.METAINFO[key] for key in ('classes', 'palette')}
-    # Written beside the target and moved there, so that no one ever finds half a file.
+    # Written beside the target and then renamed, so that the target is never half a file.
     partial = args.dst.with_name(f'.{args.dst.name}.{os.getpid()}')
     try:
         torch.save({'state_dict': state_dict, 'meta': meta}, partial)

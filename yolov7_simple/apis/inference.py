@@ -1,4 +1,4 @@
-"""A trained detector, checked against its config before it is loaded."""
+"""Load a trained detector, after checking that checkpoint and config fit."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def load_config(path: str | Path) -> Config:
     """Load the config of a detector.
 
     Raises:
-        CheckpointError: No file, not a config, or one without a model and a test pipeline.
+        CheckpointError: No file, not a config, or a config without a model or a test dataloader.
     """
     if not Path(path).is_file():
         raise CheckpointError(f'{path}: no such config file')
     try:
         cfg = Config.fromfile(path)
-    except Exception as error:  # a config is Python: anything can happen in it
+    except Exception as error:  # a config is Python, so any error is possible
         raise CheckpointError(f'{path}: cannot be loaded as a config: {type(error).__name__}: {error}') from error
     for key in ('model', 'test_dataloader'):
         if key not in cfg:
@@ -40,7 +40,7 @@ def load_config(path: str | Path) -> Config:
 
 
 def load_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Read the weights of a checkpoint, of mmengine's or a bare state dict.
+    """Read the weights of a checkpoint, which is mmengine's or a bare state dict.
 
     Raises:
         CheckpointError: No file, or not a checkpoint that loads safely (``weights_only``).
@@ -62,7 +62,7 @@ def check_classes_and_weights(
         CheckpointError: Another model or number of classes.
     """
     init_default_scope(cfg.get('default_scope', 'mmdet'))
-    with torch.device('meta'):  # shapes alone: no memory, no random numbers
+    with torch.device('meta'):  # only shapes: no memory, no random numbers drawn
         wanted = MODELS.build(cfg.model).state_dict()
     classes = [state_dict[key].shape[0] for key in state_dict if key.startswith('bbox_head.cls_preds.0.bias')]
     num_classes = cfg.model.get('bbox_head', {}).get('num_classes')
@@ -76,7 +76,7 @@ def check_classes_and_weights(
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep mmengine's remarks on registries, palettes and visualisers that are as they should be off the screen."""
+    """Silence output, logs below error and warnings, such as mmengine's remarks on registries and palettes."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -99,7 +99,7 @@ def load_inferencer(config: str | Path, checkpoint: str | Path, device: str | No
         The inferencer, in evaluation mode and without a progress bar.
 
     Raises:
-        CheckpointError: Either cannot be used, or they do not fit.
+        CheckpointError: One of them cannot be used, or they do not fit.
     """
     cfg = load_config(config)
     check_classes_and_weights(cfg, str(config), load_state_dict(checkpoint), str(checkpoint))
@@ -107,7 +107,7 @@ def load_inferencer(config: str | Path, checkpoint: str | Path, device: str | No
     with quiet():
         inferencer = DetInferencer(cfg, str(checkpoint), device=device, show_progress=False)
     if classes is not None:
-        # What the config says holds, as in tools/test.py; a bare state dict knows no names.
+        # The config's names are used, as in tools/test.py; a bare state dict has none.
         inferencer.model.dataset_meta['classes'] = tuple(classes)
     return inferencer
 
@@ -116,7 +116,7 @@ def class_names(model: nn.Module) -> tuple[str, ...]:
     """Names of the classes of a loaded detector, in the order of its labels.
 
     Raises:
-        CheckpointError: As many names as classes are not to be had.
+        CheckpointError: The number of names is not the number of classes.
     """
     names = tuple(model.dataset_meta['classes'])
     if len(names) != model.bbox_head.num_classes:

@@ -1,4 +1,4 @@
-"""What an annotation file in COCO's form must be like, as tables, and where its images may lie."""
+"""Tables of what an annotation file in COCO's form must be like, and a check of where its images lie."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class AnnotationError(UserError):
 
 
 def shorten(value: Any) -> str:
-    """A value of a file for a message."""
+    """Show a value of a file in a message."""
     text = repr(value)
     return text if len(text) <= 200 else f'{text[:200]}...'
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is finite, and small enough to be reckoned with."""
+    """Whether it is finite, and small enough to be computed with."""
     return type(value) in (int, float) and abs(value) <= MAX_NUMBER
 
 
@@ -38,17 +38,17 @@ def is_whole(value: Any) -> bool:
 
 
 def is_text(value: Any) -> bool:
-    """Whether it says something, and UTF-8 has it: JSON may hold halves of characters."""
+    """Whether it is a text with something in it. JSON may hold surrogates, which UTF-8 cannot encode."""
     return isinstance(value, str) and bool(value.strip()) and '\0' not in value and not has_surrogates(value)
 
 
 def has_surrogates(text: str) -> bool:
-    """Whether there are halves of characters in it."""
+    """Whether it holds halves of UTF-16 surrogate pairs."""
     return not text.isascii() and any('\ud800' <= character <= '\udfff' for character in text)
 
 
 def is_path(value: Any) -> bool:
-    """Whether it can be the name of a file, and of none on another machine."""
+    """Whether it can be the path of a file on this machine."""
     return is_text(value) and '://' not in value
 
 
@@ -58,12 +58,12 @@ def is_key(value: Any) -> bool:
 
 
 def is_side(value: Any) -> bool:
-    """Whether it can be the width or height of an image; 640.0 can."""
+    """Whether it can be the width or height of an image; 640.0 is allowed."""
     return is_number(value) and value >= 1 and value == int(value)
 
 
 def is_box(value: Any) -> bool:
-    """Whether it is four numbers, whatever they say."""
+    """Whether it is four numbers, of any value."""
     return isinstance(value, list) and len(value) == 4 and all(map(is_number, value))
 
 
@@ -75,7 +75,7 @@ def is_flag(value: Any) -> bool:
 class Field(NamedTuple):
     """What one field of a record must be.
 
-    wanted: The test in words. needed: 'always'; 'to evaluate', where COCO's metric reads it; 'no', it may be absent.
+    wanted: The test in words. needed: 'always', 'to evaluate' (COCO's metric reads it) or 'no' (it may be absent).
     """
 
     name: str
@@ -105,9 +105,9 @@ FIELDS = {
         Field('ignore', is_flag, '0 or 1', 'no'),
     ),
 }
-# Fields in which no two records agree.
+# Fields whose values must be unique.
 UNIQUE = (('images', 'id'), ('categories', 'id'), ('categories', 'name'), ('annotations', 'id'))
-# Fields of annotations that are ids of other records.
+# Fields of annotations that refer to the ids of other records.
 POINTERS = (('image_id', 'images'), ('category_id', 'categories'))
 
 
@@ -124,18 +124,18 @@ def read_json(path: str, backend_args: dict | None = None) -> Any:
         )
     try:
         return json.loads(get_text(path, backend_args=backend_args))
-    # ValueError: not UTF-8, not JSON, numbers of thousands of digits. RecursionError: lists in lists without end.
+    # ValueError: not UTF-8, not JSON, or a number of thousands of digits. RecursionError: too deeply nested lists.
     except (ValueError, RecursionError, OSError) as error:
         raise AnnotationError(f'{path}: not a JSON file that can be read: {error}') from error
 
 
 def find_problem(content: Any, evaluated: bool) -> str | None:
-    """Tell what is wrong in the content of a file, with the record, or None.
+    """Describe the first problem in the content of a file, naming the record; None if there is none.
 
     Args:
-        content: Of the JSON file.
-        evaluated: It is for COCO's metric and not for training. Then it may be without boxes, but needs all that the
-            metric reads.
+        content: Parsed JSON.
+        evaluated: Whether it is for COCO's metric and not for training. It then may have no boxes, but needs all
+            fields that the metric reads.
     """
     for key in FIELDS:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
@@ -181,20 +181,20 @@ def name_record(content: dict, key: str, i: int) -> str:
 
 
 def find_missing(images: Sequence[dict], folder: str, data_root: str | None, allow_outside: bool) -> list[str]:
-    """Find the images that are not there, without opening one: each folder is listed once.
+    """Find missing images by listing each folder once, without opening a file.
 
     Args:
         images: Records with a ``file_name``.
-        folder: What the names are relative to. Of one on another machine nothing is missing.
-        data_root: None, or a folder that images may lie in, too.
-        allow_outside: Images may lie anywhere.
+        folder: Folder that the names are relative to. In a remote one no file is looked for.
+        data_root: Another folder that images may lie in, or None.
+        allow_outside: Whether images may lie anywhere.
 
     Returns:
         The missing paths.
 
     Raises:
-        AnnotationError: A path, or what it links to, is not in the two folders, or no file at all. It does not name
-            the annotation file.
+        AnnotationError: A path, or the target of a link, is outside of the two folders or not a file. The message does
+            not name the annotation file.
     """
     is_remote = '://' in folder
     roots = [os.path.realpath(root) for root in (folder, data_root) if root is not None]
@@ -220,7 +220,7 @@ def find_missing(images: Sequence[dict], folder: str, data_root: str | None, all
             check_inside(i, os.path.realpath(parent))
             listings[parent] = list_folder(parent)
         entry = listings[parent].get(base)
-        if entry is None and not os.path.lexists(path):  # a folder may not tell upper from lower case
+        if entry is None and not os.path.lexists(path):  # some file systems ignore case
             missing.append(path)
         elif entry is None or not entry.is_file(follow_symlinks=False):
             check_inside(i, os.path.realpath(path))
@@ -232,7 +232,7 @@ def find_missing(images: Sequence[dict], folder: str, data_root: str | None, all
 
 
 def list_folder(path: str) -> dict[str, os.DirEntry]:
-    """What is in a folder, nothing if it cannot be read."""
+    """Entries of a folder by name; none if it cannot be read."""
     try:
         with os.scandir(path or '.') as entries:
             return {entry.name: entry for entry in entries}

@@ -28,7 +28,7 @@ def clip_xywh(box: list[float], width: float, height: float) -> tuple[list[float
         height: Of the image.
 
     Returns:
-        The box, and what had to be done to it: 'clipped to their image', or why it is left out.
+        The clipped box, and what was done to it: None, 'clipped to their image', or why it is left out.
     """
     x, y, w, h = box
     x1, y1, x2, y2 = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
@@ -41,7 +41,7 @@ def clip_xywh(box: list[float], width: float, height: float) -> tuple[list[float
         return clipped, 'outside of their image left out'
     if min(clipped[2:]) < 1:
         return clipped, 'below one pixel inside of their image left out'
-    # Half a pixel: annotations are rounded.
+    # Annotations are rounded, so half a pixel outside is still inside.
     is_inside = min(x, y) >= -0.5 and x + w <= width + 0.5 and y + h <= height + 0.5
     return clipped, None if is_inside else 'clipped to their image'
 
@@ -49,21 +49,20 @@ def clip_xywh(box: list[float], width: float, height: float) -> tuple[list[float
 @DATASETS.register_module()
 @checked_options
 class CheckedCocoDataset(CocoDataset):
-    """mmdet's CocoDataset, which says what it leaves out, and refuses what cannot be right.
+    """mmdet's CocoDataset, which refuses what cannot be right, and reports what it repairs or leaves out.
 
-    Refused, with the file and the record named: all that :mod:`.annotations` has in its tables, classes that the file
-    does not have, or has in another order, images outside of the data folder, too many images that are not there, and
-    a set of which no image or box is left. Repaired, counted and reported: boxes that leave the image are clipped to
-    it; without an area, they have that of their sides. Left out, counted and reported: boxes with a negative side,
-    outside of the image or below one pixel, marked ``ignore``, or of a class that is not the config's; images that
-    ``filter_cfg`` filters. Also reported: classes without a box, images that are not there, files of several images,
-    and images whose files have another size than annotated, of a hundred that are looked at.
+    Refused, naming file and record: what the tables of :mod:`.annotation_checks` forbid, classes that the file lacks or
+    has in another order, images outside of the data folder, too many missing images, a set with no image or box left.
+    Repaired, counted and reported: boxes that leave the image are clipped, boxes without an area get that of their
+    sides. Left out, counted and reported: boxes that have a negative side, lie outside of the image, are below one
+    pixel, are marked ``ignore`` or have a class that the config lacks; images that ``filter_cfg`` filters. Reported:
+    classes without a box, missing images, files shared by several images, wrong sizes among a hundred images.
 
     Args:
-        max_missing: Share of the images that may be absent in training, where others take their place; in testing
-            none may.
-        allow_outside: Images may lie outside of ``data_root`` and ``data_prefix``: by ``..``, an absolute path or a
-            link.
+        max_missing: Share of the images that may be missing in training, where others replace them; in testing none
+            may be.
+        allow_outside: Whether images may lie outside of ``data_root`` and ``data_prefix``, through ``..``, an absolute
+            path or a link.
     """
 
     def __init__(self, *args: Any, max_missing: Share = 0.01, allow_outside: bool = False, **kwargs: Any) -> None:
@@ -124,7 +123,7 @@ class CheckedCocoDataset(CocoDataset):
         return super().parse_data_info({'raw_img_info': image, 'raw_ann_info': used})
 
     def filter_data(self) -> list[dict]:
-        """Filter as CocoDataset does, and say how many images are gone."""
+        """Filter as CocoDataset does, and report how many images are left out."""
         kept = super().filter_data()
         if not kept:
             self._fail(f'no image is left by filter_cfg={self.filter_cfg}')
@@ -160,7 +159,7 @@ class CheckedCocoDataset(CocoDataset):
         return None
 
     def _check_files(self, images: list[dict]) -> list[str]:
-        """Check where the images are, and look at some; return what is to be reported."""
+        """Check where the images are, and the sizes of some; return what is to be reported."""
         if 'img' not in self.data_prefix:
             self._fail(f'data_prefix must tell the folder of the images, as dict(img=...), got {self.data_prefix}')
         folder = self.data_prefix['img']
@@ -182,7 +181,7 @@ class CheckedCocoDataset(CocoDataset):
         return notes + self._compare_sizes(images, folder)
 
     def _compare_sizes(self, images: list[dict], folder: str) -> list[str]:
-        """Compare sizes with those of the files; tools/check_dataset.py does so for all images."""
+        """Compare annotated sizes with those of some files; tools/check_dataset.py compares all."""
         if '://' in folder or self.backend_args:
             return []
         other, looked_at = [], 0
@@ -190,7 +189,7 @@ class CheckedCocoDataset(CocoDataset):
             image = images[i]
             try:
                 size = image_size(os.path.join(folder, image['file_name']))
-            except DamagedImageError:  # met again, and named, where it is read
+            except DamagedImageError:  # reported when the image is loaded
                 size = None
             looked_at += size is not None
             if size is not None and size != (image['width'], image['height']):

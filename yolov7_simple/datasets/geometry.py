@@ -1,8 +1,8 @@
 """Boxes and pixels through one matrix.
 
-Coordinates are continuous: pixel i covers [i, i + 1], so that a box and the pixels under it go through one matrix.
-Points and sizes are (x, y). Matrices are 3x3, and the one written last is applied first. N boxes; a single one is four
-plain numbers, xyxy, for which numpy would take longer than the work on the pixels.
+Coordinates are continuous: pixel i covers [i, i + 1], so a box and its pixels are moved by the same matrix. Points and
+sizes are (x, y). Matrices are 3x3; in a product the rightmost is applied first. N boxes; a single box is four plain
+numbers, xyxy, since numpy's overhead for one box exceeds the work on its pixels.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ def translation(x: float, y: float) -> NDArray:
 
 
 def mirror(width: float) -> NDArray:
-    """Matrix that flips from left to right within a width."""
+    """Matrix that flips left and right within a width."""
     return np.array([[-1.0, 0.0, width], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
 
 
 def inverse(matrix: NDArray) -> NDArray:
-    """Its first two rows, (2, 3)."""
+    """Inverse of an affine matrix, without its last row: (2, 3)."""
     return cv2.invertAffineTransform(matrix[:2])
 
 
 def zoom(matrix: NDArray) -> float:
-    """How many times as long lengths become, the mean of both axes."""
+    """Factor by which a matrix scales lengths: the geometric mean over both axes."""
     return math.sqrt(abs(matrix[0, 0] * matrix[1, 1] - matrix[0, 1] * matrix[1, 0]))
 
 
 def transform_boxes(matrix: NDArray, boxes: NDArray) -> NDArray:
     """Upright boxes around the transformed ones: (3, 3), (N, 4) xyxy -> (N, 4) xyxy."""
-    # A corner comes from the near one of the box along the axes that keep their direction, else from the far one.
+    # A low side comes from the low side of the box along an axis with a positive factor, else from its high side.
     keeps, turns = np.maximum(matrix[:2, :2].T, 0), np.minimum(matrix[:2, :2].T, 0)
     both = np.empty((4, 4))
     both[:2, :2] = both[2:, 2:] = keeps
@@ -53,7 +53,7 @@ def transform_boxes(matrix: NDArray, boxes: NDArray) -> NDArray:
 
 
 def transform_box(matrix: NDArray, box: Box) -> Box:
-    """Do as :func:`transform_boxes` for one box, in plain numbers, a tenth of the time."""
+    """Do as :func:`transform_boxes` for one box, in plain numbers and a tenth of the time."""
     (a, b, x), (c, d, y) = matrix[:2].tolist()
     left, top, right, bottom = box
     x1, x2 = (left, right) if a > 0 else (right, left)
@@ -80,18 +80,18 @@ def have_overlap(a: Box, b: Box) -> bool:
 
 
 def draw(pixels: NDArray, reduction: int, inside: Box, seen: Box, matrix: NDArray, target: NDArray) -> None:
-    """Draw a decoded image. Its pixels and its boxes part by less than a pixel of the target.
+    """Draw a decoded image. Pixels end up less than one target pixel away from their boxes.
 
     Args:
         pixels: (height, width, 3), the image at 1 / ``reduction`` of its size.
         reduction: 1 or more.
-        inside: In pixels of the whole image: nothing beyond it is drawn.
-        seen: What the target has room for, in the same pixels.
-        matrix: From the whole image to the target.
+        inside: Part of the image that may be drawn, in pixels of the full-size image.
+        seen: Part of the image that the target has room for, in the same pixels.
+        matrix: From the full-size image to the target.
         target: (height, width, 3 or 4), drawn into.
     """
     x1, y1, x2, y2 = (side / reduction for side in inside)
-    # Two pixels more than are seen, for the bilinear weights at its edges.
+    # Bilinear weights at the edges need up to two pixels more than are seen.
     left, top = (math.floor(max(side, room / reduction - 2)) for side, room in zip((x1, y1), seen[:2]))
     right, bottom = (math.ceil(min(side, room / reduction + 2)) for side, room in zip((x2, y2), seen[2:]))
     pixels = pixels[top:bottom, left:right]
@@ -106,10 +106,10 @@ def draw(pixels: NDArray, reduction: int, inside: Box, seen: Box, matrix: NDArra
 
 
 def warp(pixels: NDArray, inside: Box, matrix: NDArray, target: NDArray) -> None:
-    """Draw what is inside of ``inside`` by any matrix; what the target has elsewhere stays."""
+    """Draw the part ``inside`` by any matrix; the rest of the target is not changed."""
     scale = zoom(matrix)
     if scale > 1:
-        # OpenCV draws nothing in the outermost half pixel: enlarged first, that is half a pixel of the target too.
+        # OpenCV leaves out the outermost half pixel of the source. Enlarging first makes that half a target pixel.
         height, width = pixels.shape[:2]
         new_width, new_height = math.ceil(width * scale), math.ceil(height * scale)
         x, y = new_width / width, new_height / height
@@ -117,14 +117,14 @@ def warp(pixels: NDArray, inside: Box, matrix: NDArray, target: NDArray) -> None
         pixels = cv2.resize(pixels, (new_width, new_height))
         pixels = pixels[top : math.ceil(inside[3] * y), left : math.ceil(inside[2] * x)]
         matrix = matrix @ scaling(1 / x, 1 / y) @ translation(left, top)
-    # OpenCV counts from the centre of the first pixel.
+    # OpenCV's origin is the centre of the first pixel, ours its corner.
     matrix = translation(-0.5, -0.5) @ matrix @ translation(0.5, 0.5)
     shape = target.shape[1::-1]
     cv2.warpAffine(pixels, matrix[:2], shape, dst=target, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_TRANSPARENT)
 
 
 def paste(pixels: NDArray, inside: Box, matrix: NDArray, target: NDArray) -> None:
-    """Do as :func:`warp` in a quarter of the time, by a matrix that does not turn: to whole pixels of the target."""
+    """Do as :func:`warp`, for a matrix without rotation and to whole target pixels, in a quarter of the time."""
     if matrix[0, 0] < 0:
         width = pixels.shape[1]
         matrix, pixels = matrix @ mirror(width), cv2.flip(pixels, 1)

@@ -1,4 +1,4 @@
-"""Image files: decoding at a fraction of the size, and telling damaged ones."""
+"""Image files: decoding at a fraction of the size, and refusing damaged ones."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ..runtime.errors import DamagedImageError
 from ..runtime.images import MAX_RATIO, is_cut_short
 from ..utils.options import checked_options
 
-# Pillow's default, 0.5 GB when it is decoded: a file of kilobytes can claim to be that large, and be a trap. It is
-# checked here as well, since other packages (SAHI for one) take Pillow's limit away for the whole process.
+# Pillow's default limit: a decompression bomb of kilobytes can claim any size, and this many pixels decode to 0.5 GB.
+# It is checked here too, since other packages (SAHI for one) remove Pillow's limit for the whole process.
 MAX_PIXELS = 178_956_970
 EXIF_ORIENTATION = 0x0112
-# JPEG decodes at these fractions of its size, in less time.
+# JPEG can be decoded at these fractions of its size, which is faster.
 REDUCED_FLAGS = {
     1: cv2.IMREAD_COLOR,
     2: cv2.IMREAD_REDUCED_COLOR_2,
@@ -30,23 +30,23 @@ REDUCED_FLAGS = {
 
 
 def image_size(path: str, content: bytes | None = None) -> tuple[int, int] | None:
-    """Width and height of an image, upright by its EXIF tag, without decoding it.
+    """Width and height of an image, turned upright by its EXIF tag, without decoding it.
 
     Args:
-        path: Of the file.
-        content: Of the file, if it was read already.
+        path: Path of the file.
+        content: Content of the file, if it was read already.
 
     Returns:
-        None if Pillow does not know what it is; OpenCV may.
+        None if Pillow cannot read it; OpenCV may still.
 
     Raises:
-        DamagedImageError: It claims to be of absurd dimensions.
+        DamagedImageError: Its header claims absurd dimensions.
     """
     absurd = DamagedImageError(path, f'claims to have more than {MAX_PIXELS / 1e6:.0f} million pixels')
     try:
         with Image.open(path if content is None else io.BytesIO(content)) as image:
             width, height = image.size
-            # Asked for a tag that is not there, Pillow would decode the whole of a PNG file.
+            # Pillow decodes a whole PNG file in search of an EXIF tag that is not there.
             if 'exif' in image.info and image.getexif().get(EXIF_ORIENTATION, 1) >= 5:
                 width, height = height, width
     except Image.DecompressionBombError:
@@ -77,16 +77,16 @@ def read_file(path: str, backend_args: dict | None) -> bytes:
 
 
 def decode_image(path: str, reduction: int = 1, backend_args: dict | None = None) -> NDArray:
-    """Decode an image as mmcv's loader does: 8 bits, BGR, upright by its EXIF tag.
+    """Decode an image as mmcv's loader does: 8 bits, BGR, turned upright by its EXIF tag.
 
     Args:
-        path: Of the file.
-        reduction: 1, 2, 4 or 8: decode at 1 / reduction of the size.
-        backend_args: Of mmengine's file backend.
+        path: Path of the file.
+        reduction: Decode at 1 / reduction of the size: 1, 2, 4 or 8.
+        backend_args: Options of mmengine's file backend.
 
     Returns:
-        (ceil(height / reduction), ceil(width / reduction), 3). Each pixel is the mean of a square of the whole image
-        with sides of ``reduction`` pixels.
+        (ceil(height / reduction), ceil(width / reduction), 3). Each pixel is the mean of ``reduction`` x ``reduction``
+        pixels of the full image.
 
     Raises:
         DamagedImageError: No image can be read from the file.
@@ -110,24 +110,24 @@ def decode_image(path: str, reduction: int = 1, backend_args: dict | None = None
 @TRANSFORMS.register_module()
 @checked_options
 class CheckImageFile(BaseTransform):
-    """Refuse an image file that is cut short or of absurd dimensions, after mmcv's loader, which refuses other damage.
+    """Refuse an image file that is cut short or of absurd dimensions, which mmcv's loader accepts.
 
-    A detector is not to be evaluated on half a picture. In training :class:`SeededMixDataset` replaces it instead.
+    A detector must not be evaluated on half an image. In training :class:`SeededMixDataset` replaces such images.
 
-    Required key: ``img_path``, None for an image that is no file.
+    Required key: ``img_path``, None for an image that did not come from a file.
 
     Args:
-        backend_args: Of mmengine's file backend.
+        backend_args: Options of mmengine's file backend.
 
     Raises:
-        DamagedImageError: Such a file.
+        DamagedImageError: The file is cut short or of absurd dimensions.
     """
 
     def __init__(self, backend_args: dict | None = None) -> None:
         self.backend_args = backend_args
 
     def transform(self, results: dict) -> dict:
-        """Look at the file's end."""
+        """Check the file; the results pass through unchanged."""
         if results['img_path'] is not None:
             read_file(results['img_path'], self.backend_args)
         return results

@@ -1,4 +1,4 @@
-"""A dataset of mixed samples: reproducible ones, and no end of training for a damaged file."""
+"""A dataset of mixed samples that is reproducible, and survives damaged files."""
 
 from __future__ import annotations
 
@@ -20,26 +20,25 @@ from ..utils.options import Count, Share, checked_options
 @DATASETS.register_module()
 @checked_options
 class SeededMixDataset(MultiImageMixDataset):
-    """mmdet's MultiImageMixDataset with reproducible samples, without its deep copies, that outlives damaged files.
+    """mmdet's MultiImageMixDataset, without its deep copies, that is reproducible and survives damaged files.
 
-    With :class:`MixDatasetHook`, which tells it the seed and the epoch, numpy's and Python's random numbers are seeded
-    for each sample from seed, epoch and index: samples are the same for any number of workers, and a resumed run goes
-    on with those that it would have had. Without the hook it draws from the random state of the worker.
+    :class:`MixDatasetHook` sets the seed and the epoch. Each sample then seeds numpy's and Python's random numbers from
+    seed, epoch and index, so samples are the same for any number of workers, and a resumed run gets those that it would
+    have had. Without the hook the random state of the worker is used.
 
-    Wrappers that repeat indexes, as RepeatDataset, belong inside: outside, they would repeat the sample.
-
-    An image that cannot be read is named once in the log, and the sample is made without it.
+    Wrappers that repeat indexes, such as RepeatDataset, belong inside: an index gives one sample an epoch. An image
+    that cannot be read is named once in the log, and another one takes its place.
 
     Args:
-        dataset: Dataset or its config: the annotations.
-        pipeline: Transforms; one with ``get_indexes`` finds the other images in ``mix_results``.
+        dataset: Dataset of single images, or its config.
+        pipeline: Transforms; one with ``get_indexes`` gets the images with these indexes as ``mix_results``.
         skip_type_keys: Types of transforms to skip.
-        max_refetch: After so many failures in a row a sample is given up.
+        max_refetch: Attempts at a sample before an error is raised.
         max_damaged: Share of the images that may be damaged.
         lazy_init: As in mmdet.
 
     Raises:
-        RuntimeError: While sampling, when too many images are damaged.
+        RuntimeError: Too many images turn out to be damaged, while sampling.
     """
 
     def __init__(
@@ -53,12 +52,12 @@ class SeededMixDataset(MultiImageMixDataset):
     ) -> None:
         super().__init__(dataset, pipeline, skip_type_keys, max_refetch, lazy_init)
         self.max_damaged = max_damaged
-        # In shared memory, for workers that live through all epochs. Seed -1: none was told.
+        # In shared memory, so that persistent workers see changes. A seed of -1 means that none was set.
         self._seed_and_epoch = torch.full((2,), -1, dtype=torch.int64).share_memory_()
-        self.damaged = torch.zeros(len(self), dtype=torch.int32).share_memory_()  # 1: found to be damaged
+        self.damaged = torch.zeros(len(self), dtype=torch.int32).share_memory_()  # 1 where damaged
 
     def set_epoch(self, seed: int, epoch: int) -> None:
-        """Make the samples of another epoch from now on, in all worker processes."""
+        """Seed the samples from now on, in all worker processes."""
         self._seed_and_epoch.copy_(torch.tensor([seed, epoch]))
 
     def __getitem__(self, index: int) -> dict:
@@ -81,7 +80,7 @@ class SeededMixDataset(MultiImageMixDataset):
         )
 
     def sources(self, index: int) -> list[str]:
-        """Name the files of which the sample around this index is made, in this epoch."""
+        """Paths of the images that the sample around this index is made of, in this epoch."""
         sources: dict[str, int] = {}
         with self._seeded(index):
             self._make_sample(index, sources)
@@ -91,7 +90,7 @@ class SeededMixDataset(MultiImageMixDataset):
         """Run the pipeline once, noting the path and index of each image."""
 
         def fetch(index: int) -> dict:
-            results = self.dataset[index]  # unpickled or copied by the dataset, so that it may be changed
+            results = self.dataset[index]  # the dataset's own copy, so it may be changed
             sources[results['img_path']] = index
             return results
 
@@ -110,7 +109,7 @@ class SeededMixDataset(MultiImageMixDataset):
 
     @contextmanager
     def _seeded(self, index: int) -> Iterator[None]:
-        """Seed the random numbers of a sample. Those of the process go on afterwards as if nothing had been."""
+        """Seed the random numbers of a sample, and restore the state of the process afterwards."""
         seed, epoch = self._seed_and_epoch.tolist()
         if seed < 0:
             yield
@@ -126,7 +125,7 @@ class SeededMixDataset(MultiImageMixDataset):
             random.setstate(states[1])
 
     def _note_damaged(self, index: int, error: DamagedImageError) -> None:
-        """Name an image the first time, and stop when there are too many.
+        """Log an image the first time it is found, and stop when there are too many.
 
         Raises:
             RuntimeError: More than the allowed share is damaged.

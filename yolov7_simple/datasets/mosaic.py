@@ -1,6 +1,6 @@
 """Training samples: five source images -> one augmented image with its boxes.
 
-Coordinates and matrices are as in :mod:`.warp`. N boxes.
+Coordinates and matrices are as in :mod:`.geometry`. N boxes.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ Part = tuple[NDArray, NDArray, NDArray]
 
 
 class Source:
-    """An image that goes into a sample: where it is, its boxes, and its pixels once they were needed.
+    """An image that goes into a sample: its path, its boxes, and its pixels once they are needed.
 
     Attributes:
-        size: Width and height, as annotated until the file tells otherwise; None: not annotated.
+        size: Width and height, as annotated until the file shows another size; None if not annotated.
         boxes, labels, ignored: (N, 4) xyxy, (N,) and (N,).
         pixels: (height, width, 3), the image at 1 / ``reduction`` of its size, or None.
     """
@@ -57,12 +57,12 @@ class Source:
         self.reduction = 1
 
     def read(self, scale: float, backend_args: dict | None) -> None:
-        """Decode the image, at the smallest size that loses nothing when it is scaled by ``scale``."""
+        """Decode the image, at the smallest size that is not below its size when scaled by ``scale``."""
         self.reduction = max(d for d in REDUCED_FLAGS if d == 1 or scale * d <= 1)
         self.pixels = decode_image(self.path, self.reduction, backend_args)
         found = np.array(self.pixels.shape[1::-1])
         if self.size is None or (found != -(-self.size // self.reduction)).any():
-            # The annotation has another size than the file, which is right.
+            # The annotated size is wrong: the file decides.
             if self.reduction > 1:
                 self.pixels, self.reduction = decode_image(self.path, 1, backend_args), 1
             self.size = np.array(self.pixels.shape[1::-1])
@@ -73,16 +73,16 @@ class Source:
 class MosaicAffineMixUp(BaseTransform):
     """Mosaic, random affine, YOLOX mixup, and flip in one warp for each source image.
 
-    The resize, the placement on the mosaic and the affine of a source are composed into one matrix and the source is
-    warped once, straight into the output: there is no canvas. A source that the output does not see is not decoded,
-    and one that shrinks is decoded at the smallest JPEG scale that is not below its final size.
+    Resize, placement on the mosaic and affine of a source are composed into one matrix, and the source is warped once,
+    straight into the output, without a canvas. A source that is not visible in the output is not decoded, and one that
+    shrinks is decoded at the smallest JPEG scale that is not below its final size.
 
-    Used in :class:`SeededMixDataset` over a dataset whose own pipeline is ``LoadAnnotations`` alone: images are read
-    here. Closed, which :class:`LastStageHook` does, it letterboxes the single image and flips it.
+    Use it in :class:`SeededMixDataset` over a dataset whose own pipeline is ``LoadAnnotations`` alone, since images are
+    read here. Once :class:`LastStageHook` has closed it, it only letterboxes and flips the single image.
 
     Required keys: ``img_path``, ``gt_bboxes``, ``gt_bboxes_labels``, ``gt_ignore_flags``, ``mix_results``; ``width``
-    and ``height`` if known. Added: ``img``, ``img_shape``, ``content_shape`` (height and width of what is not padding
-    in a letterbox). Modified: the three ``gt_``.
+    and ``height`` if known. Added: ``img``, ``img_shape``, ``content_shape`` (height and width of a letterbox, without
+    padding). Modified: the three ``gt_``.
 
     Args:
         img_scale: Width and height of the output.
@@ -92,18 +92,18 @@ class MosaicAffineMixUp(BaseTransform):
         max_translate_ratio: Largest shift relative to ``img_scale``, either way.
         scaling_ratio_range: Scale of the mosaic (large scale jitter).
         mixup_ratio_range: Scale of the image that is mixed in, half and half, relative to its letterboxed size.
-        mixup_prob: How often an image is mixed in.
-        flip_prob: How often the output is flipped from left to right.
+        mixup_prob: Probability that an image is mixed in.
+        flip_prob: Probability that the output is flipped left and right.
         min_bbox_size: Boxes with a side of fewer pixels are dropped, on the canvas and in the output.
         pad_val: Value of the pixels that no source covers.
-        max_cached_images: 0: each source is drawn from the whole dataset. Otherwise each worker keeps so many decoded
-            images and draws all sources but the first from them; an image stays for as many samples on average. They
-            take 0.9 MB each on COCO, and at most 12 bytes for each pixel of the output. Samples then depend on the
-            number of workers.
-        backend_args: Of mmengine's file backend.
+        max_cached_images: If 0, each source is drawn from the whole dataset. Otherwise each worker caches this many
+            decoded images and draws all sources but the first from them; an image stays for as many samples on
+            average. An image takes 0.9 MB on COCO, and at most 12 bytes for each pixel of the output. Samples then
+            depend on the number of workers.
+        backend_args: Options of mmengine's file backend.
 
     Raises:
-        ValueError: A range that is empty or does not begin above 0, a probability that is none, or a tiny cache.
+        ValueError: A range that is empty or does not begin above 0, a probability outside of [0, 1], or a tiny cache.
     """
 
     def __init__(
@@ -147,11 +147,11 @@ class MosaicAffineMixUp(BaseTransform):
         self.max_cached_images = max_cached_images
         self.backend_args = backend_args
         self._cache: list[Source] = []
-        # In shared memory: workers that live through all epochs see it change without being restarted.
+        # In shared memory, so that persistent workers see it change.
         self._closed = torch.zeros(1, dtype=torch.bool).share_memory_()
 
     def close(self, closed: bool = True) -> None:
-        """Letterbox single images from now on, in all worker processes; ``False``: make mosaics again."""
+        """Letterbox single images from now on, in all worker processes; with ``False``, make mosaics again."""
         self._closed.fill_(closed)
 
     @property
@@ -160,7 +160,7 @@ class MosaicAffineMixUp(BaseTransform):
         return bool(self._closed)
 
     def get_indexes(self, dataset: Sequence) -> list[int]:
-        """Draw the other sources: three for the mosaic, and perhaps one to mix in; none where the cache has them."""
+        """Draw the other sources, three for the mosaic and perhaps one to mix in; none once the cache has them."""
         if self.closed or self._cache_is_full():
             return []
         return np.random.randint(0, len(dataset), self._draw_num_sources() - 1).tolist()
@@ -201,9 +201,9 @@ class MosaicAffineMixUp(BaseTransform):
         return 0 < self.max_cached_images <= len(self._cache)
 
     def _swap_with_cache(self, sources: list[Source]) -> list[Source]:
-        """Put the sources that were drawn from the dataset into the cache, and draw what is missing from it."""
+        """Put the sources that came from the dataset into the cache, and draw missing ones from it."""
         for source in sources:
-            # As large as in a letterbox: the mosaic of the original enlarges from there too.
+            # Letterbox size is enough: the original's mosaic, too, enlarges sources from that size.
             source.read(min(self.img_scale / source.size) if source.size is not None else 1, self.backend_args)
             if self._cache_is_full():
                 self._cache[np.random.randint(len(self._cache))] = source
@@ -217,7 +217,7 @@ class MosaicAffineMixUp(BaseTransform):
         ]
 
     def _draw_affine(self) -> NDArray:
-        """Draw the matrix from mosaic to output: centred, scaled and rotated, sheared, moved."""
+        """Draw the matrix from mosaic to output, which centres, rotates and scales, shears and moves."""
         angle = math.radians(np.random.uniform(-self.max_rotate_degree, self.max_rotate_degree))
         scale = np.random.uniform(*self.scaling_ratio_range)
         shear_x, shear_y = np.tan(np.radians(np.random.uniform(-self.max_shear_degree, self.max_shear_degree, 2)))
@@ -231,7 +231,7 @@ class MosaicAffineMixUp(BaseTransform):
         return np.full((self.img_scale[1], self.img_scale[0], num_channels), self.pad_val, np.uint8)
 
     def _letterbox(self, source: Source, flip: bool) -> tuple[NDArray, Part, tuple[int, int]]:
-        """One source, as large as it fits, top left; flipped within itself, to stay there."""
+        """Draw one source, as large as fits, in the top left corner; a flip keeps it there."""
 
         def place(size: NDArray) -> NDArray:
             fit = min(self.img_scale / size)
@@ -243,8 +243,8 @@ class MosaicAffineMixUp(BaseTransform):
         return image, part, (height, width)
 
     def _mosaic(self, sources: Sequence[Source], flip: NDArray) -> tuple[NDArray, list[Part]]:
-        """Four sources around a point, on a canvas of twice the output that is never made."""
-        # OpenCV warps four channels in half the time of three. The fourth has no meaning.
+        """Draw four sources around a point of a canvas that is twice the output and never made."""
+        # OpenCV warps four channels in half the time of three; the fourth is not used.
         image = self._new_image(4)
         center = np.floor(np.random.uniform(*self.center_ratio_range, 2) * self.img_scale)
         to_output = flip @ self._draw_affine()
@@ -255,12 +255,12 @@ class MosaicAffineMixUp(BaseTransform):
                 fit = min(self.img_scale / size)
                 return translation(*center - size * fit * left_above) @ scaling(fit, fit)
 
-            # What lies beyond the canvas is cut off.
+            # Sources are cut off at the edge of the canvas.
             parts.append(self._add_source(image, source, place, 2 * self.img_scale, to_output))
         return cv2.cvtColor(image, cv2.COLOR_BGRA2BGR), parts
 
     def _mix_up(self, image: NDArray, source: Source, flip: NDArray) -> tuple[NDArray, Part]:
-        """Half the image, half another one, letterboxed, scaled, flipped and cropped at random."""
+        """Average the image with another one, letterboxed, scaled, flipped and cropped at random."""
         scale = np.random.uniform(*self.mixup_ratio_range)
         extent = scale * self.img_scale
         own_flip = mirror(extent[0]) if np.random.uniform() < 0.5 else np.eye(3)
@@ -275,14 +275,14 @@ class MosaicAffineMixUp(BaseTransform):
         return cv2.addWeighted(image, 0.5, other, 0.5, 0, dst=other), part
 
     def _add_source(self, image: NDArray, source: Source, place: Place, extent: NDArray, to_output: NDArray) -> Part:
-        """Draw one source into the image, and bring its boxes there.
+        """Draw one source into the image, and move its boxes there.
 
         Args:
             image: Drawn into.
-            source: What to draw. It is decoded if the image shows any of it.
-            place: Size of the source -> matrix from the source to the frame it is cut off by.
+            source: What to draw; decoded only if any of it is visible.
+            place: Size of the source -> matrix from the source to the frame that cuts it off.
             extent: Width and height of that frame.
-            to_output: From the frame to the image.
+            to_output: Matrix from the frame to the image.
 
         Returns:
             Boxes (N, 4), clipped to the image, labels (N,), and ignore flags (N,).
@@ -292,7 +292,7 @@ class MosaicAffineMixUp(BaseTransform):
         size = source.size
         to_frame = place(size)
         matrix = to_output @ to_frame
-        # In pixels of the source: what the frame leaves of it, and what the image shows of that.
+        # inside: the part of the source within the frame; seen: the part that the image has room for. Source pixels.
         inside = clip_box(transform_box(inverse(to_frame), (0, 0, *extent.tolist())), size.tolist())
         area = clip_box(transform_box(matrix, inside), self.img_scale.tolist())
         left, top, right, bottom = math.floor(area[0]), math.floor(area[1]), math.ceil(area[2]), math.ceil(area[3])
@@ -307,7 +307,7 @@ class MosaicAffineMixUp(BaseTransform):
 
         framed = clip_boxes(transform_boxes(to_frame, source.boxes), extent)
         boxes = clip_boxes(transform_boxes(to_output, framed), self.img_scale)
-        # Also in the frame: turned, a box without a width would have one again.
+        # Sizes are also checked in the frame, since rotation gives a box without width some width again.
         sides = np.concatenate([framed[:, 2:] - framed[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
         keep = (sides >= self.min_bbox_size).all(1)
         return boxes[keep], source.labels[keep], source.ignored[keep]
@@ -318,11 +318,11 @@ class MosaicAffineMixUp(BaseTransform):
 class RandomHSVGain(BaseTransform):
     """Multiply hue, saturation and value by random gains, hue around the circle.
 
-    Required and modified key: ``img``. Its padding in a letterbox (``content_shape``) stays as it is in testing. It
-    comes out as a view of three planes, which ``PackDetInputs`` takes without a copy.
+    Required and modified key: ``img``. A letterbox's padding, outside of ``content_shape``, keeps the colour that it
+    has in testing. The result is a view of three planes, which ``PackDetInputs`` need not copy.
 
     Args:
-        hue, saturation, value: Largest gain, as a fraction, either way.
+        hue, saturation, value: Largest change of each, as a fraction, either way.
 
     Raises:
         ValueError: A gain that is not in [0, 1].
@@ -338,7 +338,7 @@ class RandomHSVGain(BaseTransform):
         height, width = results.get('content_shape', image.shape[:2])
         content = image[:height, :width]
         hsv = cv2.cvtColor(content, cv2.COLOR_BGR2HSV)
-        # Hue goes to 179; the way back takes it modulo 180.
+        # Hue is 0 to 179 in OpenCV, whose conversion back takes it modulo 180.
         cv2.cvtColor(cv2.transform(hsv, np.diag(gains), dst=hsv), cv2.COLOR_HSV2BGR, dst=content)
         planes = np.empty((3, *image.shape[:2]), np.uint8)
         cv2.split(image, list(planes))

@@ -1,1 +1,1 @@
-"""A trained detector -> one ONNX file, and the proof that both find the same."""
+"""A trained detector -> one ONNX file, and a check that both give the same detections."""

@@ -1,4 +1,4 @@
-"""Proof that an exported file does what the model does, but for rounding.
+"""Check that an exported file gives what the model gives, up to rounding.
 
 B images, P priors, N candidates of an image, K detections of it, C classes.
 """
@@ -15,18 +15,18 @@ from ..ops.nms import pairwise_overlaps
 from ..runtime.onnx_detector import OnnxDetector
 from .export import DeployGraph, ExportError
 
-# What rounding may do between two implementations of the same float32 convolutions, where scores end at 1 and boxes
-# are measured in their own longer side.
+# Largest differences by rounding between two implementations of the same float32 convolutions; that of a box relative
+# to its longer side.
 SCORE_TOLERANCE = 1e-3
 BOX_TOLERANCE = 1e-3
 IOU_TOLERANCE = 5e-3
 
 
 class Difference(NamedTuple):
-    """How far a file is from the model.
+    """How much a file differs from the model.
 
-    box: largest difference of a coordinate, in pixels. relative_box: the same relative to the longer side of the box.
-    score: largest difference of a score. count: of the boxes compared. faults: what is not rounding, in words.
+    box: largest difference of a coordinate, in pixels. relative_box: that relative to the longer side of the box.
+    score: largest difference of a score. count: boxes compared. faults: descriptions of what is not rounding.
     """
 
     box: float
@@ -37,7 +37,7 @@ class Difference(NamedTuple):
 
 
 def compare(graph: DeployGraph, images: Tensor, outputs: Sequence[Tensor]) -> Difference:
-    """Compare what ONNX Runtime gave for a batch with the model.
+    """Compare ONNX Runtime's outputs for a batch with the model's.
 
     Args:
         graph: The model.
@@ -77,11 +77,11 @@ def compare_raw(wanted: Sequence[Tensor], given: Sequence[Tensor]) -> Difference
 
 
 def compare_detections(graph: DeployGraph, images: Tensor, dets: Tensor, labels: Tensor) -> list[Difference]:
-    """Check that detections are what exact NMS makes of the model's candidates, but for rounding.
+    """Check that detections are the result of exact NMS on the model's candidates, up to rounding.
 
-    Box by box would not do: one candidate that rounding moves across a threshold decides on those it overlaps, and
-    so on. But the outcome of greedy NMS is the only set of candidates such that (1) none of them is overlapped by a
-    better one of the set, and (2) every candidate beyond the set is. Both are checked, each with room for rounding.
+    Comparing box by box would not work: a candidate that rounding moves across a threshold also changes the fate of
+    those that it overlaps, and so on. Instead two conditions are checked, with room for rounding, that only the result
+    of greedy NMS meets: (1) no box of it overlaps a better box of it, and (2) every other candidate does.
 
     Args:
         graph: The model.
@@ -90,10 +90,10 @@ def compare_detections(graph: DeployGraph, images: Tensor, dets: Tensor, labels:
         labels: (B, K).
 
     Returns:
-        One for each image.
+        The difference for each image.
     """
     outputs = graph.head(graph.neck(graph.backbone(images)))
-    # Not the best nms_pre alone: where scores are nearly equal, as early in training, rounding decides who is.
+    # All candidates: where scores are nearly equal, as early in training, rounding decides which are the best nms_pre.
     every = graph.head.candidates(*outputs, -1)
     boxes, scores, candidate_labels = graph.head.candidates(*outputs, graph.nms_pre)
     if graph.nms_pre > 0:
@@ -109,7 +109,7 @@ def compare_detections(graph: DeployGraph, images: Tensor, dets: Tensor, labels:
         found = labels[i] >= 0
         kept, kept_labels = dets[i][found], labels[i][found]
         sure = scores[i] > cut[i]
-        if found.all() and len(kept) < scores.shape[1]:  # cut off at max_per_img
+        if found.all() and len(kept) < scores.shape[1]:  # max_per_img is reached
             sure &= scores[i] > kept[-1, 4] + SCORE_TOLERANCE
         candidates = (boxes[i][sure], scores[i][sure], candidate_labels[i][sure])
         lowest = kept[-1, 4] if len(kept) else 1.0
@@ -130,10 +130,10 @@ def compare_image(
 
     Args:
         graph: The model.
-        kept: (K, 5), found by the file.
+        kept: (K, 5), the file's detections.
         kept_labels: (K,).
         candidates: Boxes (N, 4), scores (N,) and labels (N,) that NMS must have seen.
-        everything: The same of all that it may have seen.
+        everything: The same, for all that it may have seen.
     """
     faults = []
     if not len(kept):
@@ -146,7 +146,7 @@ def compare_image(
 
     signatures = signature(kept[:, :4], kept[:, 4], kept_labels)
     everything_signatures = signature(*everything)
-    # A few at a time: every cell and class may be there.
+    # In parts, to save memory: there can be a candidate for every cell and class.
     nearest = [torch.cdist(part, everything_signatures, p=torch.inf).argmin(1) for part in signatures.split(64)]
     nearest = torch.cat(nearest)
     partner_boxes, partner_scores, partner_labels = (values[nearest] for values in everything)
@@ -169,7 +169,7 @@ def compare_image(
     boxes, scores, labels = candidates
     excused = pairwise_overlaps(kept[:, :4], boxes, graph.iou_threshold - IOU_TOLERANCE, 0)
     excused &= meet(kept_labels, labels) & (kept[:, 4:] >= scores - SCORE_TOLERANCE)
-    # A kept one overlaps itself, unless it has no area.
+    # A kept candidate overlaps itself and so is excused, unless it has no area.
     missed = ~excused.any(0) & ((boxes[:, 2:] - boxes[:, :2]).amin(1) > 1e-3)
     if missed.any():
         faults.append(f'{int(missed.sum())} detections are missing (scores up to {scores[missed].max():.3f})')
@@ -183,15 +183,15 @@ def compare_image(
 
 
 def check_export(graph: DeployGraph, detector: OnnxDetector, batches: Iterable[Tensor]) -> list[Difference]:
-    """Run the file in ONNX Runtime, and compare it with the model.
+    """Run a file in ONNX Runtime, and compare it with the model.
 
     Args:
-        graph: What was exported.
+        graph: The exported model.
         detector: The file.
-        batches: Images, (B, 3, H, W) each, of sizes that the file takes.
+        batches: Batches of images, (B, 3, H, W), of sizes that the file accepts.
 
     Returns:
-        One for each batch.
+        The difference for each batch.
 
     Raises:
         ExportError: They differ by more than rounding.

@@ -1,4 +1,4 @@
-"""The deploy graph: a trained detector as one ONNX file of standard operators, and the proof that it is the same.
+"""The deploy graph: a trained detector as one ONNX file of standard operators.
 
 B images, P priors (cells of all levels), N candidates (cell and class), K detections of an image, C classes.
 """
@@ -17,22 +17,22 @@ from torch import Tensor, nn
 from ..models.boxes import decode_boxes, flatten_levels, gather_rows, smaller
 from ..ops.nms import nms
 
-# 11 is the first with a NonMaxSuppression and a TopK as used here, 20 the last that torch's TorchScript exporter knows.
+# 11 is the first with NonMaxSuppression and TopK as used here, 20 the last that torch's TorchScript exporter supports.
 MIN_OPSET, DEFAULT_OPSET, MAX_OPSET = 11, 17, 20
 
 
 class ExportError(Exception):
-    """A model that cannot be exported, or an export that is not the same as the model."""
+    """A model that cannot be exported, or an export that differs from the model."""
 
 
 class OnnxNMS(torch.autograd.Function):
-    """The operator NonMaxSuppression: our exact NMS in torch, one node in ONNX."""
+    """NMS that is our exact one in torch, and one NonMaxSuppression node in ONNX."""
 
     @staticmethod
     def forward(ctx: Any, boxes: Tensor, class_scores: Tensor, iou_threshold: float, score_threshold: float) -> Tensor:
-        """Select: boxes (B, N, 4), class_scores (B, C, N) -> (S, 3): image, class and box of each selected."""
+        """Select: boxes (B, N, 4), class_scores (B, C, N) -> (S, 3): image, class and box of each kept box."""
         if torch.onnx.is_in_onnx_export():
-            return boxes.new_zeros((1, 3), dtype=torch.long)  # for the tracer: the node's results are not used
+            return boxes.new_zeros((1, 3), dtype=torch.long)  # only traced, its values are not used
         selected = []
         for image, (image_boxes, image_scores) in enumerate(zip(boxes, class_scores)):
             for label, scores in enumerate(image_scores):
@@ -43,7 +43,7 @@ class OnnxNMS(torch.autograd.Function):
 
     @staticmethod
     def symbolic(g: Any, boxes: Any, class_scores: Any, iou_threshold: float, score_threshold: float) -> Any:
-        """Write the node: no limit on the number of boxes of a class, corners in any order."""
+        """Write the node, without a limit on the number of boxes of a class."""
         limit, iou, score = (
             g.op('Constant', value_t=torch.tensor(value))
             for value in ([2**31 - 1], [float(iou_threshold)], [float(score_threshold)])
@@ -52,14 +52,14 @@ class OnnxNMS(torch.autograd.Function):
 
 
 class DeployGraph(nn.Module):
-    """Images to detections as tensors of a fixed form, for deployment.
+    """Images -> detections, as tensors of fixed layout for deployment.
 
     Args:
-        model: A single-stage detector with :class:`YOLOv7SimpleHead`; copied, its BatchNorms folded.
-        with_nms: Suppress doubles, or give all boxes as they are.
+        model: A single-stage detector with :class:`YOLOv7SimpleHead`; it is copied, and the copy's BatchNorms folded.
+        with_nms: Whether to suppress doubles; if not, all boxes are returned.
 
     Raises:
-        ExportError: Another head, or another NMS than the plain one.
+        ExportError: The model has another head, or another NMS than plain ``nms``.
     """
 
     def __init__(self, model: nn.Module, with_nms: bool = True) -> None:
@@ -70,7 +70,7 @@ class DeployGraph(nn.Module):
         nms_cfg = dict(head.test_cfg.get('nms', {'iou_threshold': 0.7}))
         if nms_cfg.get('type', 'nms') != 'nms' or not nms_cfg.keys() <= {'type', 'iou_threshold', 'class_agnostic'}:
             raise ExportError(f'test_cfg.nms={nms_cfg}: ONNX has plain NMS alone; set nms=dict(type="nms", ...)')
-        # Copied without the preprocessor, which is not part of the graph.
+        # The data preprocessor is not part of the graph, so it is not copied.
         self.backbone, self.neck, self.head = (
             fuse_conv_bn(deepcopy(part)).eval() for part in (model.backbone, model.neck, head)
         )
@@ -85,7 +85,7 @@ class DeployGraph(nn.Module):
         """Detect.
 
         Args:
-            images: (B, 3, H, W), as the data preprocessor gives them; H and W multiples of 32.
+            images: (B, 3, H, W), as the data preprocessor returns them; H and W are multiples of 32.
 
         Returns:
             With NMS, dets (B, K, 5): xyxy in pixels of the input and score, best first, and labels (B, K), -1 where
@@ -101,7 +101,7 @@ class DeployGraph(nn.Module):
         if self.class_agnostic:
             class_scores = scores.unsqueeze(1)  # (B, 1, N)
         else:
-            # A candidate has one class: the others see it at score 0, below any threshold, and so never meet it.
+            # Each candidate has score 0 in all classes but its own, so that classes never suppress each other.
             class_scores = scores.new_zeros(scores.shape[0], self.head.num_classes, scores.shape[1])
             class_scores = class_scores.scatter(1, labels.unsqueeze(1), scores.unsqueeze(1))  # (B, C, N)
         selected = OnnxNMS.apply(boxes, class_scores, self.iou_threshold, self.score_threshold)  # (S, 3)
@@ -123,18 +123,18 @@ def export_onnx(
     opset: int = DEFAULT_OPSET,
     metadata: dict[str, str] | None = None,
 ) -> None:
-    """Write the graph, for any number of images.
+    """Write the graph as an ONNX file for batches of any size.
 
     Args:
-        graph: On the CPU.
-        path: Overwritten.
-        size: Height and width of the input; with ``dynamic_size`` those that it is traced at.
-        dynamic_size: Leave height and width open, too.
+        graph: The graph, on the CPU.
+        path: File to write; overwritten if it exists.
+        size: Height and width of the input; with ``dynamic_size``, of the tracing only.
+        dynamic_size: Whether to accept any height and width.
         opset: Version of the ONNX operators.
-        metadata: Stored in the file.
+        metadata: Key-value pairs to store in the file.
 
     Raises:
-        ExportError: A version that is too old or new, or operators beside the standard's.
+        ExportError: The opset is too old or new, or the graph needs operators beyond the standard ones.
     """
     import onnx
 
@@ -144,11 +144,11 @@ def export_onnx(
     axes = {'images': {0: 'batch', **({2: 'height', 3: 'width'} if dynamic_size else {})}}
     for name in names:
         axes[name] = {0: 'batch', **({1: 'count'} if dynamic_size else {})}
-    # The TorchScript exporter, on purpose: it is in every torch from 2.0, needs no further package, and writes any
-    # opset, while torch's newer one translates to 18 and converts down from there.
+    # The TorchScript exporter needs no further package and writes all of these opsets. torch's newer one, dynamo, only
+    # writes 18 and converts down from there.
     chosen = {'dynamo': False} if 'dynamo' in torch.onnx.export.__code__.co_varnames else {}
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter('ignore')  # that it is the older one; that sizes become constants
+        warnings.simplefilter('ignore')  # on the older exporter, and on sizes becoming constants
         torch.onnx.export(
             graph.eval(),
             (torch.zeros(2, 3, *size),),
@@ -167,7 +167,7 @@ def export_onnx(
     for output, shape in zip(model.graph.output, shapes):
         dims = output.type.tensor_type.shape.dim
         for i in range(2 if dynamic_size else 1, len(shape)):
-            dims[i].dim_value = shape[i]  # known here, but not to the exporter
+            dims[i].dim_value = shape[i]  # the exporter cannot infer it
     onnx.helper.set_model_props(model, metadata or {})
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, str(path))

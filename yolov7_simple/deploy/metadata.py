@@ -1,4 +1,4 @@
-"""What an exported file says of itself: how images are prepared, and what its numbers mean."""
+"""Metadata of an exported file: how to prepare images, and what its outputs mean."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from mmengine.config import Config
 from ..runtime.onnx_detector import PRODUCER
 from .export import DeployGraph, ExportError
 
-# Steps of a test pipeline that leave the pixels as they are.
+# Steps of a test pipeline that do not change pixels.
 NOT_PREPROCESSING = ('LoadImageFromFile', 'InferencerLoader', 'CheckImageFile', 'LoadAnnotations', 'PackDetInputs')
 
 
 class Preprocessing(NamedTuple):
-    """What an image goes through before the network, as the config has it."""
+    """Steps between an image and the network, as in the config."""
 
-    scale: tuple[int, int]  # width and height that the image is resized to fit in, lying or standing
+    scale: tuple[int, int]  # the image is resized to fit in this width and height, or swapped ones
     mean: list[float]
     std: list[float]
     bgr_to_rgb: bool
-    pad_value: float  # after mean and std
+    pad_value: float  # of the normalised image
     pad_size_divisor: int
 
 
@@ -31,7 +31,7 @@ def read_preprocessing(cfg: Config) -> Preprocessing:
     """Read the test pipeline and the data preprocessor.
 
     Raises:
-        ExportError: They do something that the file's metadata cannot tell its user.
+        ExportError: They do something that the metadata cannot express.
     """
     resize = None
     for transform in cfg.test_dataloader.dataset.pipeline:
@@ -58,7 +58,7 @@ def read_preprocessing(cfg: Config) -> Preprocessing:
 
 
 def padded_size(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
-    """Height and width of the network's input for an image of a height and width, as mmdet's Resize rounds."""
+    """Height and width of the network's input for an image's height and width, rounded as mmdet's Resize rounds."""
     long, short = max(preprocessing.scale), min(preprocessing.scale)
     factor = min(long / max(size), short / min(size))
     divisor = preprocessing.pad_size_divisor
@@ -67,17 +67,17 @@ def padded_size(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[in
 
 
 def default_size(cfg: Config, preprocessing: Preprocessing) -> tuple[int, int]:
-    """Choose the height and width of an input of one size.
+    """Choose height and width for an input of fixed size.
 
-    If all test images come to one size, it is that: then the file gives the numbers of ``tools/test.py``, while more
-    padding would change the scores near it. Otherwise it is what every image fits in: Resize's scale.
+    If all test images are padded to one size, it is that one, and the file gives the numbers of ``tools/test.py``; more
+    padding would change scores near it. Otherwise it is Resize's scale, which every image fits in.
     """
     dataset = cfg.test_dataloader.dataset
     path = Path(dataset.get('data_root') or '') / dataset.get('ann_file', '')
     try:
         images = json.loads(path.read_text(encoding='utf-8'))['images']
         sizes = {padded_size((image['height'], image['width']), preprocessing) for image in images}
-    except (OSError, ValueError, LookupError, TypeError):  # a dataset that is not here, or not COCO's
+    except (OSError, ValueError, LookupError, TypeError):  # no dataset here, or not in COCO's form
         sizes = set()
     if len(sizes) == 1:
         return sizes.pop()
@@ -87,7 +87,7 @@ def default_size(cfg: Config, preprocessing: Preprocessing) -> tuple[int, int]:
 
 
 def build_metadata(graph: DeployGraph, classes: Sequence[str], preprocessing: Preprocessing) -> dict[str, str]:
-    """Say all that is needed to use the file; every value is JSON."""
+    """Collect all that is needed to use the file; every value is JSON."""
     values = {
         'producer': PRODUCER,
         'outputs': 'detections' if graph.with_nms else 'raw',

@@ -1,1 +1,1 @@
-"""What the Runner is given: hooks, loops, checkpoints, and what it does without a GPU."""
+"""Parts of the Runner: hooks, loops, checkpoints, and training without a GPU."""

@@ -1,4 +1,4 @@
-"""Hooks of the Runner: the last stage, the seeds of samples, checkpoints that fit, finite numbers, fast tests."""
+"""Hooks of the Runner: last stage, seeds of samples, check of checkpoints, non-finite numbers, fast inference."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from ..utils.options import Count, CountOr0, checked_options
 
 
 def walk_datasets(dataset: Dataset) -> Iterator[Dataset]:
-    """A dataset and all those that it wraps."""
+    """Yield a dataset and all datasets that it wraps."""
     yield dataset
-    # mmengine's num_batch_per_epoch wraps one as _dataset.
+    # mmengine's num_batch_per_epoch keeps the dataset that it wraps as _dataset.
     inner = [getattr(dataset, name, None) for name in ('dataset', '_dataset')]
     for inner_dataset in (*inner, *getattr(dataset, 'datasets', ())):
         if inner_dataset is not None:
@@ -34,7 +34,7 @@ def walk_datasets(dataset: Dataset) -> Iterator[Dataset]:
 
 
 def find_mosaics(dataset: Dataset) -> Iterator[MosaicAffineMixUp]:
-    """All mosaic transforms of a dataset and of those that it wraps."""
+    """Yield all mosaic transforms of a dataset and of those that it wraps."""
     for inner in walk_datasets(dataset):
         pipeline = getattr(inner, 'pipeline', ())
         for transform in getattr(pipeline, 'transforms', pipeline):
@@ -47,14 +47,14 @@ def find_mosaics(dataset: Dataset) -> Iterator[MosaicAffineMixUp]:
 class LastStageHook(Hook):
     """Close mosaic and mixup and turn the L1 loss on for the last epochs.
 
-    It looks at the number of the epoch alone, so it does the same in a resumed run, and nothing is restarted: the
-    transform holds its switch in memory that it shares with the loader's workers.
+    Only the number of the epoch decides, so a resumed run does the same. Workers need no restart, since the transform
+    shares its switch with them in memory.
 
     Args:
-        num_last_epochs: Length of the last stage; 0: there is none.
+        num_last_epochs: Length of the last stage; 0 for none.
 
     Raises:
-        ValueError: A negative length; a training loop without epochs, a head without ``use_l1``.
+        ValueError: A negative length, a training loop without epochs, or a head without ``use_l1``.
     """
 
     def __init__(self, num_last_epochs: CountOr0 = 20) -> None:
@@ -62,14 +62,14 @@ class LastStageHook(Hook):
         self._is_last = False
 
     def before_train(self, runner: Runner) -> None:
-        """Find mistakes now, not in the last stage."""
+        """Check loop and head now, not only when the last stage begins."""
         if self.num_last_epochs and isinstance(runner.train_loop, IterBasedTrainLoop):
             raise ValueError('LastStageHook counts epochs: use EpochBasedTrainLoop, or num_last_epochs=0')
         if self.num_last_epochs and not hasattr(self._head(runner), 'use_l1'):
             raise ValueError('LastStageHook turns on the L1 loss of model.bbox_head, which has no use_l1')
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Begin the last stage when its first epoch does."""
+        """Switch to the last stage at its first epoch."""
         is_last = runner.epoch >= runner.max_epochs - self.num_last_epochs
         if is_last == self._is_last:
             return
@@ -92,7 +92,7 @@ class LastStageHook(Hook):
 @HOOKS.register_module()
 @checked_options
 class MixDatasetHook(Hook):
-    """Tell each :class:`SeededMixDataset` the seed and the epoch, and report its damaged images."""
+    """Set seed and epoch of each :class:`SeededMixDataset`, and report its damaged images."""
 
     def before_train(self, runner: Runner) -> None:
         """Find the datasets.
@@ -112,12 +112,12 @@ class MixDatasetHook(Hook):
     def before_train_epoch(self, runner: Runner) -> None:
         """Seed the samples of this epoch."""
         if isinstance(runner.train_loop, IterBasedTrainLoop):
-            return  # There are no epochs: with this seed, each round over the dataset would be the same.
+            return  # without epochs the seed would stay the same, and each round over the dataset would repeat
         for i, dataset in enumerate(self._datasets):
             dataset.set_epoch(runner.seed + i, runner.epoch)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Count the damaged images that any rank has found."""
+        """Report how many damaged images all ranks together have found."""
         found, total = 0, 0
         for dataset in self._datasets:
             damaged = dataset.damaged.clone()
@@ -136,18 +136,18 @@ CLASS_LAYER = re.compile(r'\.cls_(preds|towers)\.')
 @HOOKS.register_module()
 @checked_options
 class CheckpointCheckHook(Hook):
-    """Refuse a checkpoint that does not fit the model, which mmengine would load in part.
+    """Refuse a checkpoint that does not fit the model; mmengine would load what fits of it.
 
-    Fine-tuning (``load_from``) may change the classes: then the class layers start anew, and that is said.
+    Fine-tuning (``load_from``) may change the classes: the class layers then start anew, which is logged.
     """
 
-    priority = 'VERY_HIGH'  # before the EMA copies what is loaded
+    priority = 'VERY_HIGH'  # before the EMA hook, which copies the loaded weights
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Compare names and shapes.
 
         Raises:
-            CheckpointError: They differ, and not in the class layers of a model to be fine-tuned alone.
+            CheckpointError: They differ in more than the class layers, or the model is not being fine-tuned.
         """
         model = runner.model
         while hasattr(model, 'module'):  # DDP, test-time augmentation
@@ -170,14 +170,14 @@ class CheckpointCheckHook(Hook):
 @HOOKS.register_module()
 @checked_options
 class NonFiniteLossHook(CheckInvalidLossHook):
-    """Stop when a number is not finite: say where it came from, and save nothing that it has spoilt.
+    """Stop when loss, gradient or weights are not finite, name the images of the batch, and do not save such weights.
 
-    The loss of every ``interval`` steps is looked at, in float32 also the norm of the gradient; with a loss scale
-    infinite gradients are part of the search for one, and such steps are left out. No checkpoint is written with
-    weights or statistics that are not finite.
+    The loss is checked every ``interval`` steps, in float32 also the norm of the gradient. In mixed precision infinite
+    gradients are normal: they tell the loss scaler to skip the step and to lower its scale. No checkpoint is written
+    with weights or statistics that are not finite.
 
     Args:
-        interval: Look at the loss of every so many steps.
+        interval: Steps from one check of the loss to the next.
     """
 
     def __init__(self, interval: Count = 1) -> None:
@@ -186,10 +186,10 @@ class NonFiniteLossHook(CheckInvalidLossHook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
     ) -> None:
-        """Look at the loss.
+        """Check the loss and the norm of the gradient.
 
         Raises:
-            FloatingPointError: It is not finite.
+            FloatingPointError: One of them is not finite.
         """
         if not self.every_n_train_iters(runner, self.interval):
             return
@@ -207,7 +207,7 @@ class NonFiniteLossHook(CheckInvalidLossHook):
         )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Look at the weights.
+        """Check the weights.
 
         Raises:
             FloatingPointError: One of them is not finite; nothing is written.
@@ -227,7 +227,7 @@ class NonFiniteLossHook(CheckInvalidLossHook):
 
     @staticmethod
     def _files(runner: Runner, data_batch: dict) -> list[str]:
-        """The files that the batch was made of; those of a mosaic are drawn once more."""
+        """Paths of the images in a batch; for a mosaic, its random choices are repeated to find them."""
         paths = [sample.metainfo.get('img_path', 'unknown') for sample in data_batch['data_samples']]
         for dataset in walk_datasets(runner.train_dataloader.dataset):
             if isinstance(dataset, SeededMixDataset):
@@ -239,16 +239,16 @@ class NonFiniteLossHook(CheckInvalidLossHook):
 @HOOKS.register_module()
 @checked_options
 class FastInferenceHook(Hook):
-    """Test with :func:`speed_up`; ``tools/test.py`` with ``custom_hooks=[dict(type='FastInferenceHook')]``.
+    """Test with the model of :func:`speed_up`: ``custom_hooks=[dict(type='FastInferenceHook')]`` in a config.
 
-    The model of the runner is another one during the test, and the same as before after it: what training goes on
-    with, and the average that the EMA hook swaps in and out, are not touched.
+    A faster copy replaces the runner's model during the test only. The original, and the average that the EMA hook
+    swaps in and out of it, stay as they are.
 
     Args:
         compiled: As in :func:`speed_up`.
     """
 
-    # After the EMA hook has put its average into the model, which is copied then.
+    # The EMA hook must have put its average into the model before it is copied.
     priority = 'LOWEST'
 
     def __init__(self, compiled: bool = False) -> None:
@@ -256,7 +256,7 @@ class FastInferenceHook(Hook):
         self._original: nn.Module | None = None
 
     def before_test_epoch(self, runner: Runner) -> None:
-        """Put the faster copy in place."""
+        """Replace the model by a faster copy."""
         self._original = runner.model
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         runner.model = speed_up(model, self.compiled)

@@ -1,4 +1,4 @@
-"""Loops: training that goes on inside of an epoch, and validation with a loss."""
+"""Loops: training that can be resumed inside an epoch, and validation with a loss."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from mmengine.runner import EpochBasedTrainLoop, ValLoop
 from mmengine.runner.amp import autocast
 from torch.utils.data import Sampler
 
-# Where a run was stopped, in the message hub and so in the checkpoint: [epoch, batches done, batches of an epoch].
+# Key of the message hub, which checkpoints hold: [epoch, batches done, batches of an epoch] where a run was stopped.
 INTERRUPTED = 'interrupted'
 
 
 class _Rest:
-    """What a sampler has left after its first samples."""
+    """A sampler without its first samples."""
 
     def __init__(self, sampler: Sampler, start: int) -> None:
         self._sampler = sampler
@@ -29,7 +29,7 @@ class _Rest:
         return islice(iter(self._sampler), self._start, None)
 
     def __len__(self) -> int:
-        return len(self._sampler)  # the epoch is as long as ever
+        return len(self._sampler)  # of the whole epoch, which progress is counted by
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._sampler, name)
@@ -37,10 +37,10 @@ class _Rest:
 
 @LOOPS.register_module()
 class ResumableTrainLoop(EpochBasedTrainLoop):
-    """mmengine's loop over epochs, which goes on where :class:`SafeCheckpointHook` stopped it inside of one.
+    """mmengine's loop over epochs, which resumes inside an epoch where :class:`SafeCheckpointHook` stopped it.
 
-    The rest of the epoch is trained, on the samples that it would have had, and every count goes on. With another
-    number of batches in an epoch (other ranks, another batch size) that epoch begins anew.
+    The rest of the epoch is trained on the samples that it would have had, and all counters go on. If the number of
+    batches in an epoch has changed (other ranks, another batch size), the epoch begins anew.
     """
 
     _done = 0
@@ -60,16 +60,16 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
             batch_sampler.sampler, self._done = sampler, 0
 
     def run_iter(self, idx: int, data_batch: dict) -> None:
-        """Train one batch, under its number in the whole epoch."""
+        """Train one batch, counted from the beginning of the epoch."""
         super().run_iter(idx + self._done, data_batch)
 
 
 @LOOPS.register_module()
 class LossValLoop(ValLoop):
-    """mmengine's validation, which also gives the losses, as ``loss_cls`` and so on, and their sum as ``val_loss``.
+    """mmengine's validation, which also logs the losses, as ``loss_cls`` and so on, and their sum as ``val_loss``.
 
-    They are the means over batches and ranks, of the weights that are judged, with BatchNorm's statistics as they are.
-    Each batch is seen twice, so it takes longer.
+    They are means over batches and ranks, for the weights that are evaluated (the average, with EMA) and BatchNorm in
+    evaluation mode. Each batch passes the model twice, which takes longer.
 
     Raises:
         ValueError: The pipeline loads no annotations.
@@ -83,7 +83,7 @@ class LossValLoop(ValLoop):
                 f'LossValLoop: the pipeline of val_dataloader has no LoadAnnotations, without which there is no loss: '
                 f'{names}'
             )
-        # As usual for testing, boxes are loaded after the image is resized, and so are of its size before.
+        # Test pipelines load boxes after the resize, so the boxes are in pixels of the original image.
         self._boxes_are_original = not any('Resize' in name for name in names[names.index('LoadAnnotations') :])
 
     @torch.no_grad()
@@ -101,5 +101,5 @@ class LossValLoop(ValLoop):
             losses = model(**batch, mode='loss')
         super().run_iter(idx, data_batch)
         for name, loss in losses.items():
-            # The mean of all ranks, or they would not agree on when to stop early.
+            # Averaged over ranks, so that all of them agree on when to stop early.
             self.val_loss.setdefault(name, HistoryBuffer()).update(float(reduce_mean(loss)))

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole, and runs that can be stopped at any moment."""
+"""Checkpoints that are never torn, and runs that can be stopped at any moment."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from .loops import INTERRUPTED, ResumableTrainLoop
 
 BACKEND = 'yolov7_simple.atomic'
-VALIDATED = 'judged_epoch'  # in the message hub: the last epoch that was
+VALIDATED = 'judged_epoch'  # key of the message hub: the last epoch that was evaluated
 
 
 class AtomicLocalBackend(LocalBackend):
-    """mmengine's local files, but each one is there as a whole, or as it was before."""
+    """mmengine's backend for local files, with atomic writes."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write bytes beside the file, to the disk itself, and then give them its name.
+        """Write to a temporary file, sync it to the disk, and rename it.
 
         Raises:
-            OSError: They could not be written; the file, if there was one, is as it was.
+            OSError: Writing failed; a file that was there before is unchanged.
         """
         part = f'{filepath}.part'
         try:
@@ -50,17 +50,16 @@ class AtomicLocalBackend(LocalBackend):
 
 
 def repair_last_checkpoint(work_dir: str | Path) -> None:
-    """Let ``last_checkpoint``, which --resume goes by, name a whole file: the newest, if it does not.
+    """Let ``last_checkpoint``, which --resume reads, name the newest intact checkpoint if its own is not usable.
 
-    The file itself may be torn, or name a checkpoint that is torn or gone, by other hooks or because the folder was
-    moved.
+    It may be torn itself, or name a checkpoint that other hooks left torn, or that moved with its folder.
     """
     pointer = Path(work_dir) / 'last_checkpoint'
     named = pointer.read_text().strip() if pointer.is_file() else ''
-    # DeepSpeed's checkpoints are folders; all others are zip archives, whose directory is written last.
+    # DeepSpeed's checkpoints are folders. All others are zip archives; a torn one lacks the directory at its end.
     if named and ('://' in named or Path(named).is_dir() or zipfile.is_zipfile(named)):
         return
-    # Those of the best score hold no optimiser.
+    # best_*.pth cannot be resumed from: they hold no optimiser.
     files = [path for path in Path(work_dir).glob('*.pth') if not path.name.startswith('best_')]
     whole = [path for path in files if zipfile.is_zipfile(path)]
     if named or files:
@@ -78,8 +77,8 @@ def repair_last_checkpoint(work_dir: str | Path) -> None:
 
 
 def shield_worker(signals: Sequence[int], init_fn: Callable | None, worker_id: int) -> None:
-    """Begin a loader's worker that outlives signals to the whole group of processes, so that the step can end."""
-    if hasattr(signal, 'sigwaitinfo'):  # on Linux, which tells who sent it
+    """Start a worker that ignores signals to the whole process group, so that the current step can be finished."""
+    if hasattr(signal, 'sigwaitinfo'):  # Linux: it tells who sent a signal
         signal.pthread_sigmask(signal.SIG_BLOCK, signals)
         threading.Thread(target=_obey_parent, args=(signals,), daemon=True).start()
     if init_fn is not None:
@@ -96,24 +95,24 @@ def _obey_parent(signals: Sequence[int]) -> None:
 class SafeCheckpointHook(CheckpointHook):
     """mmengine's CheckpointHook for runs that can be killed at any moment.
 
-    - A checkpoint has its name only when it is on the disk as a whole, and what it takes the place of (beyond
-      ``max_keep_ckpts``, the best one before) is removed only then. That takes room for one more.
-    - ``--resume`` never goes by a torn file. It first judges an epoch that is due to be judged: the run may have been
-      stopped while it was.
-    - At a signal the step is finished, ``epoch_E_iter_I.pth`` written, and every rank ends with status 128 + number of
-      the signal: 143 after SIGTERM, 138 after SIGUSR1 on Linux. ``--resume`` goes on with the step after that, in
-      :class:`ResumableTrainLoop`; other loops with epochs have no such checkpoint, and go on from that of the last
-      epoch. Ranks that torchrun started also stop so when it is gone.
+    - A checkpoint gets its name once it is completely on the disk. Only then are the ones that it replaces removed
+      (beyond ``max_keep_ckpts``, the previous best), so the disk needs room for one more.
+    - ``--resume`` never starts from a torn file. It first evaluates an epoch whose evaluation is due, since the run may
+      have been stopped during it.
+    - At a signal the current step is finished, ``epoch_E_iter_I.pth`` is written, and all ranks exit with 128 + the
+      signal's number: 143 after SIGTERM, 138 after SIGUSR1 on Linux. With :class:`ResumableTrainLoop`, ``--resume``
+      goes on at the next step; other loops with epochs write no such file and go on after the last whole epoch. Ranks
+      started by torchrun do the same when torchrun is gone.
 
     Args:
-        signals: Names of the signals to heed.
+        signals: Names of the signals to react to.
         **kwargs: As in mmengine.
     """
 
     def __init__(self, *args, signals: Sequence[str] = ('SIGTERM', 'SIGUSR1'), **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        self.signals = [getattr(signal, name) for name in signals if hasattr(signal, name)]  # Windows has few
-        self._signal = 0  # the number of the one that came
+        self.signals = [getattr(signal, name) for name in signals if hasattr(signal, name)]  # Windows lacks some
+        self._signal = 0  # number of the signal that came
         self._handlers: dict = {}
         self._outdated: list[str] = []
         self._saved_step = -1
@@ -125,18 +124,18 @@ class SafeCheckpointHook(CheckpointHook):
             if is_main_process():
                 repair_last_checkpoint(runner.work_dir)
                 for path in Path(runner.work_dir).glob('*.part'):
-                    path.unlink()  # what a killed run was writing; a best checkpoint may not come again by that name
+                    path.unlink()  # a killed run was writing it, and may never write to this name again
             barrier()
 
     def before_train(self, runner: Runner) -> None:
-        """Prepare, heed signals from now on, and judge what a stopped run has not."""
+        """Handle signals from now on, and evaluate the last epoch if a stopped run did not."""
         if self.backend_args is None and '://' not in str(self.out_dir or runner.work_dir):
             self.backend_args = {'backend': BACKEND}
         super().before_train(runner)
-        # This backend is the hook's own, so nothing but outdated checkpoints goes this way.
+        # This instance is the hook's own, so only outdated checkpoints are removed through it.
         self.file_backend.remove = self._outdated.append
 
-        if threading.current_thread() is threading.main_thread():  # no other may
+        if threading.current_thread() is threading.main_thread():  # only that one may set handlers
             self._handlers = {number: signal.signal(number, self._note_signal) for number in self.signals}
         loops = [runner.train_loop, *filter(None, [runner.val_loop])]
         for loop in loops:
@@ -169,18 +168,18 @@ class SafeCheckpointHook(CheckpointHook):
         self._exit(runner, number, f'{name}: stopped after step {step}, saved as {self.last_ckpt}; --resume goes on')
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        """Stop after a signal at once, if what is being judged is saved."""
-        # Before training there is nothing to stop, and without --resume nothing is lost.
+        """Stop at once after a signal, if the weights that are being evaluated are saved."""
+        # A resumed run may validate before training, when its step counts as saved: it was loaded from a checkpoint.
         if self._saved_step == runner.iter and (number := self._signal_on_any_rank()):
-            self._exit(runner, number, f'{signal.Signals(number).name}: stopped; --resume judges this epoch first')
+            self._exit(runner, number, f'{signal.Signals(number).name}: stopped; --resume evaluates this epoch first')
 
     def after_val_epoch(self, runner: Runner, metrics: dict) -> None:
-        """Save the best, and with it that this epoch is judged."""
+        """Save the best checkpoint, which records that this epoch was evaluated."""
         runner.message_hub.update_info(VALIDATED, runner.epoch)
         super().after_val_epoch(runner, metrics)
 
     def after_train(self, runner: Runner) -> None:
-        """Leave signals alone again."""
+        """Restore the signal handlers."""
         super().after_train(runner)
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
@@ -189,7 +188,7 @@ class SafeCheckpointHook(CheckpointHook):
         self._signal = number
 
     def _signal_on_any_rank(self) -> int:
-        """The signal that has come to any rank; 0 if none has. All ranks must ask at the same step."""
+        """Number of a signal that any rank got, or 0. All ranks must call this at the same step."""
         if self._launcher is not None and os.getppid() != self._launcher:
             self._signal = signal.SIGTERM
         if not is_distributed():
@@ -200,7 +199,7 @@ class SafeCheckpointHook(CheckpointHook):
 
     @staticmethod
     def _exit(runner: Runner, number: int, message: str) -> None:
-        """End all ranks together, or the launcher would stop those that are busy."""
+        """Exit on all ranks together; otherwise the launcher would kill those that are still busy."""
         runner.logger.warning(message)
         barrier()
         sys.exit(128 + number)

@@ -1,4 +1,4 @@
-"""Training on a machine without a GPU, by configs that are made for one."""
+"""Training on a machine without a GPU, with configs that are made for GPUs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 @MODEL_WRAPPERS.register_module()
 class DeviceAwareDistributedDataParallel(MMDistributedDataParallel):
-    """mmengine's DDP, which also takes a model with SyncBN where there is no GPU: with plain BatchNorm then.
+    """mmengine's DDP, which without a GPU replaces SyncBN by plain BatchNorm.
 
     Args:
         module: The model.
@@ -28,7 +28,7 @@ class DeviceAwareDistributedDataParallel(MMDistributedDataParallel):
     ) -> None:
         if get_device() == 'cpu':
             module, device_ids = revert_sync_batchnorm(module), None
-        # BatchNorm's statistics are those of SyncBN, or each rank's own; newer torch has another name for the option.
+        # SyncBN's statistics are equal on all ranks, BatchNorm's stay each rank's. Newer torch renamed the option.
         options = inspect.signature(DistributedDataParallel.__init__).parameters
         sync_buffers = 'forward_sync_buffers' if 'forward_sync_buffers' in options else 'broadcast_buffers'
         super().__init__(
@@ -41,11 +41,11 @@ class DeviceAwareDistributedDataParallel(MMDistributedDataParallel):
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class DeviceAwareOptimWrapperConstructor(DefaultOptimWrapperConstructor):
-    """mmengine's constructor, but a recipe for GPUs also trains on a CPU.
+    """mmengine's constructor, with which a recipe for GPUs also trains on a CPU.
 
-    Mixed precision with float16 exists on accelerators only. Without one this trains in float32, and says so, also of
-    SyncBN, which mmengine's runner or :class:`DeviceAwareDistributedDataParallel` has taken out of the model by then;
-    with one it changes nothing.
+    Float16 mixed precision needs an accelerator, so without one training is in float32. A line in the log says so, and
+    that SyncBN is gone, which mmengine's runner or :class:`DeviceAwareDistributedDataParallel` has replaced by then.
+    With an accelerator nothing changes.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:

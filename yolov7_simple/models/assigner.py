@@ -1,12 +1,12 @@
-"""SimOTA for a whole batch at once: decoded boxes + ground truth -> which cell learns which box.
+"""SimOTA for a whole batch at once: decoded boxes, ground truth -> which cell learns which box.
 
 B images, P priors (cells), G ground-truth boxes padded to the longest image, C classes, T priors of one tile, L levels.
 
-The definition has a cost for every (box, cell) of an image, 20 million at 16 images of 150 boxes. Written down at
-once they would be gigabytes, so the cells are walked in tiles that stay in cache, and of each tile only the best few
-cells of each box are kept. Nothing in here waits for the device: no loop over images or boxes, no number read back,
-no shape that depends on values. Boxes are handled as four planes of coordinates, and whether a point is inside is
-told by the sign of its distance to the nearest side: on floats such arithmetic is several times faster than on bools.
+SimOTA has a cost for every pair of box and cell: 20 million for 16 images with 150 boxes each. All of them at once
+would take gigabytes, so the cells are walked in tiles that stay in cache, and a tile keeps only the best few cells of
+each box. Nothing here waits for the device: there is no loop over images or boxes, no value is read back, and no shape
+depends on values. Boxes are four planes of coordinates, and a point is inside a box where its distance to the nearest
+side is positive: such float arithmetic is several times faster than combining bools.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..utils.options import AtLeast0, Count, checked_options
 Planes = Sequence[Tensor]
 IOU_EPS = 1e-8
 MIN_COST = 1e-6
-# Where padding goes, and where exploded predictions end: far from every cell, and finite.
+# Padding is put here, and exploded predictions are clamped to it: far from every cell, yet finite.
 FAR = 1e8
 
 
@@ -54,10 +54,10 @@ def iou_of_planes(boxes_a: Planes, boxes_b: Planes) -> Tensor:
 
 
 def inside_of_planes(points: Planes, boxes: Planes, reach: Planes | None = None) -> Tensor:
-    """Distance to the nearest side, above 0 strictly inside: 2 x (..., T) points, 4 x (B, G, 1) boxes -> (B, G, T).
+    """Distance to the nearest side, positive strictly inside: 2 x (..., T) points, 4 x (B, G, 1) boxes -> (B, G, T).
 
-    With ``reach``, 2 x (..., T), the box is the one from -reach to +reach around each point, and the points are
-    the centres of ``boxes``.
+    With ``reach``, 2 x (..., T), it is instead the distance of the centres of ``boxes`` to the sides of a box that
+    extends by ``reach`` around each point.
     """
     x, y = points
     x1, y1, x2, y2 = boxes
@@ -90,7 +90,7 @@ class _Cells(NamedTuple):
         return self.boxes.shape[2]
 
     def tiles(self, size: int) -> Iterator[tuple[int, _Cells]]:
-        """Walk the cells: the number of the first, and up to ``size`` of them, which are of one level."""
+        """Walk the cells: yields the index of the first cell and up to ``size`` cells of one level."""
         first = 0
         for level in self.levels:
             for start in range(0, level.shape[2], size):
@@ -108,20 +108,20 @@ class _Cells(NamedTuple):
 class BatchSimOTAAssigner:
     """SimOTA, the whole batch at once, in memory that does not grow with boxes x cells x classes.
 
-    The result is the definition of RT-ODLab and YOLOX: a cell is a candidate where its centre is strictly inside any
-    box or strictly within ``center_radius`` strides of any box's centre. A pair costs the binary cross-entropy
+    The result follows the definition of RT-ODLab and YOLOX. A cell is a candidate where its centre is strictly inside
+    any box or strictly within ``center_radius`` strides of any box's centre. A pair costs the binary cross-entropy
     between one-hot class and sqrt(sigmoid(class) * sigmoid(objectness)), summed over classes, plus ``iou_weight`` *
-    -log(IoU); cells that are not inside both that box and its centre square come after all that are. A box takes as
-    many of its cheapest cells as its ``candidate_topk`` best IoUs sum to (at least one); a cell taken twice goes to
-    the cheapest of all boxes.
+    -log(IoU). For each box, cells inside both the box and its centre square come before all others. A box takes its
+    cheapest cells, as many as its ``candidate_topk`` best IoUs sum to, at least one. A cell that several boxes took
+    goes to the box that is cheapest for it, among all boxes.
 
     Args:
         center_radius: Half side of the centre square, in strides.
-        candidate_topk: How many IoUs are summed, and the most cells that a box can take.
+        candidate_topk: Number of best IoUs that are summed; also the most cells that a box can take.
         iou_weight: Weight of the IoU cost.
         cls_weight: Weight of the class cost.
-        tile_size: Pairs (box, cell) or logits looked at at once. Smaller saves memory, larger saves kernel launches;
-            the result is the same.
+        tile_size: Pairs (box, cell) or logits in one tile. Smaller saves memory, larger saves kernel launches; the
+            result is the same.
     """
 
     def __init__(
@@ -149,11 +149,11 @@ class BatchSimOTAAssigner:
         gt_labels: Tensor,
         gt_mask: Tensor,
     ) -> Assignment:
-        """Match cells and boxes. Any float dtype, with or without autocast: all is computed in float32.
+        """Match cells and boxes, in float32 whatever the dtype of the inputs and with or without autocast.
 
         Args:
             pred_bboxes: (B, P, 4) decoded boxes, xyxy in pixels.
-            cls_logits: (B, P, C), or the levels that it consists of, each (B, P_l, C), which saves joining them.
+            cls_logits: (B, P, C), or a list of the levels, each (B, P_l, C), which need not be joined.
             obj_logits: (B, P).
             priors: (P, 4): x and y of the cell's centre, stride in x and y, in pixels.
             gt_bboxes: (B, G, 4) xyxy in pixels, padded with anything.
@@ -162,7 +162,7 @@ class BatchSimOTAAssigner:
         """
         levels = [cls_logits] if isinstance(cls_logits, Tensor) else cls_logits
         with torch.autocast(pred_bboxes.device.type, enabled=False):
-            # Finite, so that an exploded prediction has no IoU instead of a NaN.
+            # Clamped, so that an exploded prediction has an IoU of 0 and not NaN.
             pred_bboxes = pred_bboxes.float().nan_to_num().clamp(-FAR, FAR)
             gt_bboxes = gt_bboxes.float().masked_fill(~gt_mask.unsqueeze(-1), FAR)
             cells = _Cells(pred_bboxes.mT, [level.mT for level in levels], obj_logits, priors.float().mT)
@@ -175,15 +175,15 @@ class BatchSimOTAAssigner:
         gt_instances: InstanceData,
         gt_instances_ignore: InstanceData | None = None,
     ) -> AssignResult:
-        """Match one image, as mmdet's heads ask for it, such as YOLOXHead.
+        """Match one image: the interface that mmdet's heads call, such as YOLOXHead.
 
         Args:
-            pred_instances: ``bboxes`` (P, 4), ``priors`` (P, 4), and ``scores`` (P, C), the root of class times
-                objectness.
+            pred_instances: ``bboxes`` (P, 4), ``priors`` (P, 4), and ``scores`` (P, C), sqrt(class score *
+                objectness).
             gt_instances: ``bboxes`` (G, 4) and ``labels`` (G,), at least one.
             gt_instances_ignore: Not used.
         """
-        # Logits that give these scores back.
+        # With an infinite objectness logit, sqrt(sigmoid(class) * sigmoid(objectness)) gives these scores back.
         cls_logits = pred_instances.scores.float().square().logit()
         obj_logits = torch.full_like(cls_logits[:, 0], torch.inf)
         labels = gt_instances.labels
@@ -207,9 +207,9 @@ class BatchSimOTAAssigner:
     def _assign(self, cells: _Cells, gt_bboxes: Tensor, gt_labels: Tensor, gt_mask: Tensor) -> Assignment:
         num_images, num_gts = gt_labels.shape
         gt_planes = gt_bboxes.unsqueeze(-1).unbind(2)  # 4 x (B, G, 1)
-        # Padding has no IoU with any cell; without this its cost is infinite.
+        # Padding overlaps no cell; an eps of 0 makes its cost infinite.
         iou_eps = gt_mask.unsqueeze(-1) * IOU_EPS  # (B, G, 1)
-        # Small pieces stay in cache; topk is fastest from 64 times its k on.
+        # Small tiles stay in cache; topk is fastest on at least 64 times its k.
         tile_size = self.tile_size // (num_images * max(num_gts, cells.levels[0].shape[1], 1))
         tile_size = max(tile_size, min(4 * tile_size, 64 * self.candidate_topk), self.candidate_topk)
 
@@ -223,7 +223,7 @@ class BatchSimOTAAssigner:
             top_cells.append(index + start)
             cheapest.append(rank.argmin(1))  # (B, T)
 
-        # How many cells each box takes, and which: (B, G, K), cheapest first.
+        # Number of cells that each box takes, and these cells, cheapest first: (B, G, K).
         top_ious, top_ranks = torch.cat(top_ious, -1), torch.cat(top_ranks, -1)
         topk = min(self.candidate_topk, top_ranks.shape[-1])
         dynamic_k = top_ious.topk(topk, -1)[0].sum(-1, keepdim=True).int().clamp_(min=1)  # (B, G, 1)
@@ -232,14 +232,14 @@ class BatchSimOTAAssigner:
         taken &= ranks.isfinite()
         taken_cells = torch.cat(top_cells, -1).gather(-1, order).flatten(1)  # (B, G * K)
 
-        # A cell that one box took is that box's: the sum of one index is the index.
+        # Summing works where only one box took the cell; the others are replaced below.
         one = taken.flatten(1).long()
         gt_ids = torch.arange(num_gts, device=one.device).repeat_interleave(topk)
         zeros = one.new_zeros(num_images, cells.num_cells)
         times_taken = zeros.scatter_add(1, taken_cells, one)
         gt_index = zeros.scatter_add(1, taken_cells, one * gt_ids)
 
-        # A cell that several took goes to the cheapest of all boxes.
+        # A cell that several boxes took goes to the cheapest of all boxes.
         gt_index = torch.where(times_taken > 1, torch.cat(cheapest, -1), gt_index)
 
         matched = times_taken > 0
@@ -250,13 +250,13 @@ class BatchSimOTAAssigner:
     def _rank_pairs(
         self, cells: _Cells, gt_planes: Planes, gt_labels: Tensor, iou_eps: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Order of all pairs, cheapest first, and IoUs, both (B, G, T).
+        """Rank of all pairs, lowest first, and IoUs, both (B, G, T).
 
-        They are infinite and 0 where a cell is no candidate, or the box is padding, whose ``iou_eps`` (B, G, 1) is 0.
-        First come the pairs inside both box and square, each group by cost. The definition adds 100000 to the cost
-        outside, and float32 then rounds it to 1/128: of the cells that become equal any may be taken. A negative
-        reciprocal rises with the cost, too, and keeps all its digits, so that the cheapest of them is taken, whatever
-        the batch and the tile.
+        Rank and IoU are infinity and 0 where the cell is no candidate or the box is padding, whose ``iou_eps``
+        (B, G, 1) is 0. Pairs inside both box and centre square come first; within each group the cost decides. The
+        definition adds 100000 to the cost of the other pairs, which float32 then rounds to 1/128, so any of several
+        cells may be taken. Here the first group has the negative reciprocal of the cost, which rises with the cost:
+        both groups keep all their digits, and the cheapest cell is taken whatever the batch and the tile.
         """
         iou = iou_of_planes(gt_planes, cells.boxes.unsqueeze(1).unbind(2))
         cost = self._class_cost(cells.levels[0], cells.obj_logits, gt_labels)
@@ -276,8 +276,8 @@ class BatchSimOTAAssigner:
     def _class_cost(cls_logits: Tensor, obj_logits: Tensor, gt_labels: Tensor) -> Tensor:
         """One-hot cross-entropy summed over classes: (B, C, T), (B, T), (B, G) -> (B, G, T).
 
-        For scores p and label y it is sum_c -log(1 - p_c), which no box changes, + log(1 - p_y) - log(p_y): there is
-        no need for a tensor of boxes x classes. Logarithms end at -100, as in PyTorch's.
+        For scores p and label y it is sum_c -log(1 - p_c) + log(1 - p_y) - log(p_y). The sum is the same for all boxes,
+        so no tensor of boxes x classes is needed. Logarithms are clamped at -100, as in PyTorch's BCE.
         """
         score = cls_logits.float().sigmoid().mul_(obj_logits.float().sigmoid().unsqueeze(1)).sqrt_()  # (B, C, T)
         image = torch.arange(len(score), device=score.device).unsqueeze(1)

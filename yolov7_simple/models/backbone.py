@@ -19,7 +19,7 @@ class ELANNetArch(NamedTuple):
     """One row of the table of backbones, before the multipliers.
 
     stem: (channels, stride) of each 3x3 of the stem. entry: channels of the strided 3x3 that opens stage 1.
-    out_channels, ratios: of the ELAN of each stage. depth: 3x3 convolutions in each part of an ELAN.
+    out_channels, ratios: those of each stage's ELAN. depth: 3x3 convolutions in each deeper part of an ELAN.
     pooled: whether stages 2 to 4 begin with a plain max pooling instead of :class:`Down`.
     """
 
@@ -41,7 +41,7 @@ class ELANNet(BaseModule):
 
     Args:
         arch: 'tiny', 'large' (YOLOv7) or 'huge' (YOLOv7-X).
-        deepen_factor: Multiplier of the number of 3x3 convolutions in each ELAN; at least one stays.
+        deepen_factor: Multiplier of the number of 3x3 convolutions in each part of an ELAN, which keeps at least one.
         widen_factor: Multiplier of all channels, rounded up to a multiple of 8.
         out_indices: Which outputs to return: 0 is the stem (stride 2), 1 to 4 are the stages (stride 4 to 32).
         frozen_stages: Freeze the stem and the stages up to this one; 0 is the stem alone, -1 nothing.
@@ -117,7 +117,7 @@ class ELANNet(BaseModule):
             widths.append(channels)
         self.layers = ('stem', 'stage1', 'stage2', 'stage3', 'stage4')
         self.out_channels = tuple(widths[i] for i in self.out_indices)
-        # Now, not at the first train(): DDP and the optimiser must not see frozen parameters as trainable.
+        # DDP and the optimiser look at the parameters before the first train(), so the frozen ones are marked now.
         self.train(self.training)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 
 def decode_boxes(priors: Tensor, bbox_preds: Tensor) -> Tensor:
-    """Turn raw box numbers into boxes; the one decode of training, inference and export.
+    """Turn raw box numbers into boxes, in training, inference and export alike.
 
     Args:
         priors: (..., P, 4): x and y of the cell's centre, stride in x and y, in pixels.
@@ -38,7 +38,7 @@ def encode_boxes(priors: Tensor, bboxes: Tensor) -> Tensor:
 
 
 def flatten_levels(levels: Sequence[Tensor]) -> Tensor:
-    """Join the levels, stride 8 first: L x (B, N, H, W) -> (B, P, N), a view on planes of cells."""
+    """Join the levels, stride 8 first: L x (B, N, H, W) -> (B, P, N), a transposed view."""
     return torch.cat([level.flatten(2) for level in levels], 2).transpose(1, 2)
 
 
@@ -53,7 +53,7 @@ def gather_rows(values: Tensor, index: Tensor) -> Tensor:
 
 
 def pad_boxes(instances: Sequence[InstanceData]) -> tuple[Tensor, Tensor, Tensor]:
-    """Pad a batch to its longest image, at least to one box: that keeps every loss and parameter in the graph.
+    """Pad each image to the batch's largest number of boxes, at least 1, so that every loss stays in the graph.
 
     Returns:
         Boxes (B, G, 4), labels (B, G) and a mask (B, G), False where padded.
@@ -78,7 +78,7 @@ def max_iof(boxes: Tensor, regions: Tensor) -> Tensor:
 
 
 def gather_cells(levels: Sequence[Tensor], cells: Tensor) -> Tensor:
-    """Gather cells out of levels that are not joined: L x (B, N, P_l), (B, K) -> (B, N, K)."""
+    """Gather cells from separate levels, as if they were joined: L x (B, N, P_l), (B, K) -> (B, N, K)."""
     taken = None
     start = 0
     for level in levels:

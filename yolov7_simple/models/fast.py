@@ -1,4 +1,4 @@
-"""Faster inference for those who stay in PyTorch: the same detections from the same weights."""
+"""Faster inference in PyTorch: the same detections from the same weights."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from torch import nn
 
 
 def speed_up(model: nn.Module, compiled: bool = False) -> nn.Module:
-    """Make a detector that only detects, faster.
+    """Copy a detector into one that only detects, but faster.
 
-    BatchNorm is folded into the convolutions, and weights are laid out with channels last, which the activations
-    follow. Both only change the rounding.
+    BatchNorm is folded into the convolutions, and weights and so activations have their channels last in memory. Both
+    change only the rounding.
 
     Args:
-        model: A detector; left as it is.
+        model: A detector, which is not changed.
         compiled: Also compile backbone, neck and head with ``torch.compile``. The first image of each new size takes
             up to minutes.
 
     Returns:
-        A copy, in evaluation mode.
+        The copy, in evaluation mode.
     """
     model = fuse_conv_bn(deepcopy(model).eval()).to(memory_format=torch.channels_last).requires_grad_(False)
     if compiled:

@@ -25,7 +25,7 @@ from ..utils.options import Count, OptionError, Share, check_options, checked_op
 from .boxes import decode_boxes, encode_boxes, flatten_levels, gather_cells, gather_rows, max_iof, pad_boxes, smaller
 from .layers import CONV_INIT_CFG, conv3x3_chain, conv_factory
 
-# Summed, because the head divides by the number of matched cells of all ranks.
+# Losses are summed, since the head divides by the number of matched cells on all ranks.
 DEFAULT_LOSS_CLS = {'type': 'CrossEntropyLoss', 'use_sigmoid': True, 'reduction': 'sum', 'loss_weight': 1.0}
 DEFAULT_LOSS_OBJ = {'type': 'CrossEntropyLoss', 'use_sigmoid': True, 'reduction': 'sum', 'loss_weight': 1.0}
 DEFAULT_LOSS_BBOX = {'type': 'GIoULoss', 'reduction': 'sum', 'loss_weight': 5.0}
@@ -52,8 +52,8 @@ class YOLOv7SimpleHead(BaseDenseHead):
     Args:
         num_classes: Number of classes, at least 1.
         in_channels: Channels of every level.
-        feat_channels: Width of the towers, which are never thinner than ``num_classes`` (class tower) and 64 (box
-            tower); None is ``in_channels``.
+        feat_channels: Width of the towers, at least ``num_classes`` in the class tower and 64 in the box tower; None
+            is ``in_channels``.
         stacked_convs: 3x3 convolutions in each tower.
         strides: Stride of each level in pixels, finest first.
         norm_cfg: Norm layer; None is BatchNorm with eps 1e-3 and momentum 0.03.
@@ -61,12 +61,12 @@ class YOLOv7SimpleHead(BaseDenseHead):
         loss_cls: Class loss, over matched cells; None is BCE, weight 1.
         loss_bbox: Box loss, over matched cells; None is GIoU, weight 5.
         loss_obj: Objectness loss, over all cells; None is BCE, weight 1.
-        loss_l1: Loss between raw and encoded box numbers, in the last stage; None is L1, weight 1.
-        use_l1: Whether to start in the last stage.
-        ignore_iof_thr: Leave a cell out of the objectness loss if more than this share of its predicted box lies in
-            an ignored region (and it is not matched); None: ignored regions play no part, as in the original.
+        loss_l1: Loss between predicted and encoded box numbers, in the last stage; None is L1, weight 1.
+        use_l1: Whether the L1 loss is on from the start.
+        ignore_iof_thr: An unmatched cell is left out of the objectness loss if more than this share of its predicted
+            box lies in an ignored region; None: ignored regions have no effect, as in the original.
         train_cfg: ``dict(assigner=...)``; None is :class:`BatchSimOTAAssigner` with its defaults.
-        test_cfg: ``nms_pre`` (best scores kept of each level), ``score_thr``, ``nms``, ``max_per_img`` (absent: all).
+        test_cfg: ``nms_pre`` (best scores kept of each level), ``score_thr``, ``nms``, ``max_per_img`` (all if absent).
         init_cfg: Initialisation; None is PyTorch's default.
 
     Raises:
@@ -167,7 +167,7 @@ class YOLOv7SimpleHead(BaseDenseHead):
 
     def level_priors(self, levels: Sequence[Tensor]) -> list[Tensor]:
         """Priors of each level, (H * W, 4): x and y of the cell's centre, stride in x and y, in pixels."""
-        # float32: half cannot hold the centre of every cell of a large image.
+        # Half precision cannot represent the centre of every cell of a large image.
         return self.prior_generator.grid_priors(
             [level.shape[-2:] for level in levels], dtype=torch.float32, device=levels[0].device, with_stride=True
         )
@@ -194,7 +194,7 @@ class YOLOv7SimpleHead(BaseDenseHead):
         Returns:
             Scalars ``loss_cls``, ``loss_bbox``, ``loss_obj``, and ``loss_l1`` in the last stage.
         """
-        cls_levels = [level.flatten(2) for level in cls_scores]  # L x (B, C, P_l), large: never joined
+        cls_levels = [level.flatten(2) for level in cls_scores]  # L x (B, C, P_l), kept apart: a joined copy is large
         raw_boxes = flatten_levels(bbox_preds).float()  # (B, P, 4)
         obj_logits = flatten_levels(objectnesses).squeeze(-1)  # (B, P)
         priors = torch.cat(self.level_priors(cls_scores))  # (P, 4)
@@ -211,8 +211,8 @@ class YOLOv7SimpleHead(BaseDenseHead):
             loss_obj = loss_obj * (assigned.matched | (max_iof(boxes, regions) <= self.ignore_iof_thr))
         losses = {'loss_obj': loss_obj.sum() / num_matched}
 
-        # The number of matched cells is known to the device alone; their room is not. A box takes candidate_topk
-        # cells at the most, so that many slots hold them all, and slots that stay empty have weight 0.
+        # Reading the number of matched cells back from the device would stall it. A box takes at most candidate_topk
+        # cells, so a fixed number of slots holds them all; empty slots have weight 0.
         num_slots = min(assigned.matched.shape[1], gt_bboxes.shape[1] * self.assigner.candidate_topk)
         weight, cells = assigned.matched.float().topk(num_slots)  # (B, K)
         gt_index = assigned.gt_index.gather(1, cells)
@@ -220,7 +220,7 @@ class YOLOv7SimpleHead(BaseDenseHead):
         slot_priors = priors[cells]  # (B, K, 4)
         target_numbers = encode_boxes(slot_priors, target_boxes)
 
-        # An empty slot predicts its own target: no gradient, and nothing in it can become infinite.
+        # An empty slot predicts its own target, so that it has no gradient and its losses stay finite.
         matched = weight.bool().unsqueeze(-1)  # (B, K, 1)
         slot_numbers = torch.where(matched, gather_rows(raw_boxes, cells), target_numbers)
         slot_boxes = decode_boxes(slot_priors, slot_numbers)
@@ -245,13 +245,13 @@ class YOLOv7SimpleHead(BaseDenseHead):
         objectnesses: Sequence[Tensor],
         nms_pre: int = 1000,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Decode, score and keep the best of each level: what predictions and exports have in common.
+        """Decode, score and keep the best of each level, for detections and for the exported graph.
 
         Args:
             cls_scores: As in :meth:`forward`.
             bbox_preds: As in :meth:`forward`.
             objectnesses: As in :meth:`forward`.
-            nms_pre: Best (cell, class) scores kept of each level, and no more than it has cells; below 1: all.
+            nms_pre: Best (cell, class) scores kept of each level, at most as many as it has cells; below 1: all.
 
         Returns:
             Boxes (B, N, 4), xyxy in pixels of the input; scores (B, N); labels (B, N).
@@ -287,9 +287,9 @@ class YOLOv7SimpleHead(BaseDenseHead):
             bbox_preds: As in :meth:`forward`.
             objectnesses: As in :meth:`forward`.
             batch_img_metas: With ``rescale``, ``scale_factor`` (w, h) and ``ori_shape`` (h, w) of each image.
-            cfg: In place of ``test_cfg``.
-            rescale: Give boxes in pixels of the original image, clipped to it, and not of the input, unclipped.
-            with_nms: Without, all candidates above the score threshold are returned.
+            cfg: Replaces ``test_cfg``.
+            rescale: Give boxes in pixels of the original image, clipped to it; else in pixels of the input, unclipped.
+            with_nms: Whether to suppress doubles; if not, all candidates above the score threshold are returned.
 
         Returns:
             ``bboxes`` (N, 4) xyxy, ``scores`` (N,) best first and ``labels`` (N,) of each image.

@@ -15,7 +15,7 @@ from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 
 ConvFactory = Callable[..., nn.Module]
-# eps and momentum are the original's and differ from PyTorch's: with the defaults converted weights are off.
+# The original's eps and momentum differ from PyTorch's defaults, with which converted weights would give other numbers.
 DEFAULT_NORM_CFG = {'type': 'BN', 'eps': 1e-3, 'momentum': 0.03}
 DEFAULT_ACT_CFG = {'type': 'SiLU', 'inplace': True}
 # PyTorch's own default for nn.Conv2d, spelled out because mmcv's ConvModule replaces it.
@@ -77,7 +77,7 @@ class ELAN(nn.Module):
 
 
 class FPNELAN(nn.Module):
-    """ELAN of the neck: more and thinner stages, every one of them kept.
+    """ELAN of the neck: more and thinner stages, with the output of each one kept.
 
     Args:
         conv: Factory of :func:`conv_factory`.
@@ -106,7 +106,7 @@ class FPNELAN(nn.Module):
 
 
 class Down(nn.Module):
-    """Halve the resolution twice over, by max pooling and by a strided convolution, half of the channels each.
+    """Halve the resolution by max pooling and by a strided convolution side by side, for half of the channels each.
 
     Args:
         conv: Factory of :func:`conv_factory`.
@@ -126,7 +126,7 @@ class Down(nn.Module):
 
 
 class SPPF(nn.Module):
-    """Spatial pyramid pooling by one 5x5 max pooling, applied once, twice and three times.
+    """Spatial pyramid pooling: one 5x5 max pooling, applied up to three times, with every result kept.
 
     Args:
         conv: Factory of :func:`conv_factory`.

@@ -20,14 +20,14 @@ from ..utils.options import AtLeast0, Count, OptionError, checked_options
 class BatchMultiScale(BatchSyncRandomResize):
     """Resize each training batch to a random square, the same on all ranks, and drop boxes that become too small.
 
-    The size of a step follows from its number and one seed that the ranks share: they talk once, not at every step.
-    The log has it as ``img_size``. Batches that are not square keep their shape.
+    The size follows from the number of the step and a seed that the ranks agree on once, so they need not talk at every
+    step. It is logged as ``img_size``. Batches that are not square keep their aspect ratio.
 
     Args:
         random_size_range: Smallest and largest side in pixels.
         interval: Steps between two sizes.
         size_divisor: Sides are multiples of this.
-        min_bbox_size: Boxes whose shorter side is then below this many pixels are dropped, ignored ones too.
+        min_bbox_size: Shortest side in pixels; boxes that become smaller are dropped, ignored ones too.
 
     Raises:
         ValueError: A range that does not rise or has no multiple of the divisor, or an interval below 1.
@@ -52,7 +52,7 @@ class BatchMultiScale(BatchSyncRandomResize):
     def forward(self, inputs: Tensor, data_samples: list[DetDataSample]) -> tuple[Tensor, list[DetDataSample]]:
         """Resize images (B, 3, H, W) and boxes."""
         step = MessageHub.get_current_instance().get_info('iter')
-        if self._input_size is None and step >= self._interval:  # resumed: an earlier step would have drawn it
+        if self._input_size is None and step >= self._interval:  # resumed: the size was drawn in an earlier step
             height, width = inputs.shape[-2:]
             self._input_size = self._size_after(step - step % self._interval - 1, width / height)
         inputs, data_samples = super().forward(inputs, data_samples)
@@ -66,11 +66,11 @@ class BatchMultiScale(BatchSyncRandomResize):
         return inputs, data_samples
 
     def _get_random_size(self, aspect_ratio: float, device: torch.device) -> tuple[int, int]:
-        """Draw height and width for the steps to come, from width / height of the batch."""
+        """Draw height and width of the next steps, given width / height of the batch."""
         return self._size_after(MessageHub.get_current_instance().get_info('iter'), aspect_ratio)
 
     def _size_after(self, step: int, aspect_ratio: float) -> tuple[int, int]:
-        """The size that this step draws."""
+        """The size that is drawn in a step, for the steps after it."""
         if self._seed is None:
             self._seed = sync_random_seed()
         height = random.Random(f'{self._seed} {step}').randint(*self._random_size_range)

@@ -54,7 +54,7 @@ class ELANPAFPN(BaseModule):
         self.out_channels = out_channels
         conv = conv_factory(norm_cfg, act_cfg)
         c3, c4, c5 = in_channels
-        # q5, t4, b4 and b5 are named as in the figure; widths of P3, P4, P5 inside the pyramid.
+        # Names are those of the figure in docs/architecture.md; w3, w4, w5 are the widths inside the pyramid.
         q5, w3, w4, w5 = c5 // 2, out_channels // 2, out_channels, out_channels * 2
 
         def elan(in_width: int, out_width: int) -> FPNELAN:

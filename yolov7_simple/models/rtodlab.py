@@ -17,7 +17,7 @@ from .neck import ELANPAFPN
 
 
 class Size(NamedTuple):
-    """One model of the original. `stem` is the key and the width that tell it from the others."""
+    """One model of the original. `stem`: key and number of filters that only this model's first convolution has."""
 
     arch: str
     stem: tuple[str, int]
@@ -32,7 +32,7 @@ SIZES = (
     Size('large', ('backbone.layer_1.0.convs.0.weight', 32), 256, 4, 1, 'yolov7_l_8xb16-300e_coco.py'),
     Size('huge', ('backbone.layer_1.0.convs.0.weight', 40), 320, 4, 2, 'yolov7_x_8xb16-300e_coco.py'),
 )
-# Our name -> the original's, each rule applied in turn: the network from the image on, then what blocks are made of.
+# Our name -> the original's. All rules apply in turn: first the layers from the image on, then the parts of blocks.
 NAMES = (
     (r'^backbone\.stem\.', r'backbone.layer_1.'),
     (r'^backbone\.stage1\.', r'backbone.layer_2.'),
@@ -74,7 +74,7 @@ NAMES = (
     (r'\.conv\.(?=\w+$)', r'.convs.0.'),
     (r'\.bn\.(?=\w+$)', r'.convs.1.'),
 )
-# A stem, and a stage of the neck, of a single convolution is not a list in the original.
+# Where a stem or a stage of the neck is a single convolution, the original has no list index.
 SINGLE_CONV_NAMES = (
     (r'^(backbone\.layer_1)\.0\.', r'\1.'),
     (r'^(fpn\.\w+\.cv3\.\d)\.0\.', r'\1.'),
@@ -108,7 +108,7 @@ def find_size(state_dict: dict[str, Tensor]) -> Size:
 
 
 def build_network(size: Size, num_classes: int) -> nn.ModuleDict:
-    """Build the parts that have weights, without memory for them, named as in the detector."""
+    """Build the parts that have weights, named as in the detector, on the meta device, which allocates nothing."""
     with torch.device('meta'):
         backbone = ELANNet(size.arch)
         neck = ELANPAFPN(backbone.out_channels, size.out_channels, size.num_stages, size.depth)
@@ -168,7 +168,7 @@ def load_original(path: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: Not such a file, or one that holds anything but tensors, plain values and training arguments.
     """
-    # On leaving, torch forbids all that is named here, also what was allowed before: name the new class only.
+    # On exit torch also forbids classes of this list that were allowed before, so only the new class is named.
     with torch.serialization.safe_globals([argparse.Namespace]):
         checkpoint = read_checkpoint(path)
     for key in ('model', 'state_dict'):

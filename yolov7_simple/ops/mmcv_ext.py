@@ -1,8 +1,8 @@
 """A stand-in for ``mmcv._ext`` where mmcv has no compiled ops.
 
-mmdet imports ``mmcv.ops`` and with it the compiled module ``mmcv._ext``, which mmcv-lite, and an mmcv built without
-a compiler, do not have. One-stage detectors need a single function of it, ``nms``. The stand-in has that one for
-real; every other op exists by name and says that it needs compiled mmcv when it is called, not before.
+mmdet imports ``mmcv.ops`` and with it the compiled module ``mmcv._ext``, which mmcv-lite, or an mmcv built without a
+compiler, lacks. One-stage detectors need a single function of it, ``nms``, which the stand-in implements. Every other
+op exists by name, and raises an error only when it is called.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ NAME = 'mmcv._ext'
 
 
 def _nms(bboxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """Compiled mmcv's ``nms``, by name and signature."""
+    """The name and signature of compiled mmcv's ``nms``."""
     return nms(bboxes, scores, iou_threshold, offset)
 
 
 class MissingOps(ModuleType):
     """``mmcv._ext`` with a real ``nms``; any other attribute is an op that raises when it is called."""
 
-    # Read by `find_spec` and by anyone who wonders what they have.
+    # Tells `find_spec`, and people who inspect the module, where it comes from.
     __file__ = __file__
     nms = staticmethod(_nms)
 

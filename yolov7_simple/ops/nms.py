@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Boxes compared at once: large enough to be worth a kernel, small enough for the IoUs to stay in cache.
+# Boxes compared at once: enough to be worth a kernel, few enough for their IoUs to stay in cache.
 BLOCK_SIZE = 256
 
 
@@ -18,7 +18,7 @@ def pairwise_overlaps(boxes_a: Tensor, boxes_b: Tensor, threshold: float, offset
     bx1, by1, bx2, by2 = boxes_b.unbind(1)  # (B,) each
     inter = torch.minimum(ax2, bx2).sub_(torch.maximum(ax1, bx1))  # (A, B)
     height = torch.minimum(ay2, by2).sub_(torch.maximum(ay1, by1))
-    if offset:  # two passes over all pairs
+    if offset:  # skips two passes over all pairs when it is 0
         inter += offset
         height += offset
     inter.clamp_(min=0).mul_(height.clamp_(min=0))
@@ -28,29 +28,29 @@ def pairwise_overlaps(boxes_a: Tensor, boxes_b: Tensor, threshold: float, offset
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0, labels: Tensor | None = None) -> Tensor:
-    """Keep each box that no better kept box of its class overlaps by more than ``iou_threshold``.
+    """Keep each box that does not overlap a better kept box of its class by more than ``iou_threshold`` IoU.
 
-    With ``labels`` the classes never meet. That is exact where shifting each class by ``label * extent``, as
-    ``mmcv.ops.batched_nms`` does, is not: float32 has too few digits for many classes on large images, and boxes
+    With ``labels``, boxes of different classes are never compared. ``mmcv.ops.batched_nms`` instead shifts each class
+    by ``label * extent``, which is not exact: float32 has too few digits for many classes on large images, and boxes
     with negative coordinates reach into the class before theirs.
 
-    With them boxes are walked class by class, and a block meets the kept boxes of its first class alone. The greedy
-    order is kept block by block. Inside a block, "kept unless a kept better one overlaps" is iterated to its fixed
-    point, which is unique, is the greedy answer, and is reached after as many rounds as the longest chain of boxes
+    Boxes are walked in blocks, class by class and best first. The kept boxes of earlier blocks suppress first; only
+    those of the block's first class matter. Inside the block, "kept unless a better kept box overlaps" is iterated to
+    its fixed point. That is unique, it is the greedy result, and it takes as many rounds as the longest chain of boxes
     that suppress each other (a handful).
 
     Args:
         boxes: (N, 4), xyxy in pixels.
         scores: (N,).
         iou_threshold: Boxes that overlap by more than this are suppressed.
-        offset: 0 or 1, added to widths and heights (1: the old convention of inclusive corners).
+        offset: 0 or 1, added to widths and heights; 1 is the old convention of inclusive corners.
         labels: (N,) classes, or None for one class.
 
     Returns:
         (K,) int64, the indices of the kept boxes, best first.
     """
     by_score = scores.argsort(descending=True, stable=True)
-    # Class by class, each best first.
+    # Sorted by class, and within a class best first.
     by_class = (
         torch.arange(len(boxes), device=boxes.device) if labels is None else labels[by_score].argsort(stable=True)
     )
@@ -65,7 +65,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0, la
         if labels is not None:
             suppresses &= labels[rivals, None] == labels[block]
         alive = ~suppresses[: len(before)].any(0)  # (n,)
-        inner = suppresses[len(before) :].triu_(1) & alive[:, None]  # row suppresses column, if it is kept itself
+        inner = suppresses[len(before) :].triu_(1) & alive[:, None]  # row suppresses column if the row is kept
         keep, previous = alive, None
         while previous is None or not torch.equal(keep, previous):
             keep, previous = alive & ~(inner & keep[:, None]).any(0), keep

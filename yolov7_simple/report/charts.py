@@ -1,4 +1,4 @@
-"""The pictures of numbers in a report, as SVG: curves, schedule, precision and recall, confusions."""
+"""Charts of a report, as SVG: curves, schedule, precision and recall, confusions."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ..apis.inference import quiet
 from .matching import Evaluated
 from .runs import Schedule, metric_key
 
-# Okabe and Ito's colours, which also those tell apart who see fewer.
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
 COLORS = ['#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000', '#8C6D31']
 DASHES = ['-', '--', '-.', ':']
 MAX_LINES = len(COLORS)
-MAX_NAME = 20  # characters of a class that fit into a picture; the tables have all
-MAX_CELLS = 25  # classes up to which each cell of the confusions carries its number
+MAX_NAME = 20  # characters of a class name in a chart; the tables have the whole name
+MAX_CELLS = 25  # with more classes, cells of the confusion matrix carry no number
 STYLE = {
     'font.size': 10,
     'axes.spines.top': False,
@@ -38,7 +38,7 @@ STYLE = {
 
 @contextmanager
 def chart(title: str, xlabel: str, ylabel: str, pictures: dict[str, bytes], size=(5.2, 3.3)) -> Iterator[Axes]:
-    """Draw into the axes given; the SVG is put into ``pictures`` under its title."""
+    """Yield axes to draw into, then store the SVG in ``pictures`` under its title."""
     with rc_context(STYLE):
         figure = Figure(size, layout='constrained')
         axes = figure.add_subplot()
@@ -46,18 +46,18 @@ def chart(title: str, xlabel: str, ylabel: str, pictures: dict[str, bytes], size
         axes.set_title(title, loc='left', fontsize=11, fontweight='bold')
         yield axes
         file = io.BytesIO()
-        with quiet():  # of characters that matplotlib's font does not have; the tables have all names
+        with quiet():  # matplotlib warns of characters that its font lacks; the tables have all names
             figure.savefig(file, format='svg', metadata={'Date': None})
         pictures[title] = file.getvalue()
 
 
 def line(axes: Axes, i: int, *data: Sequence[float], **options) -> None:
-    """Draw the ``i``-th line: colours, then dashes."""
+    """Draw the ``i``-th line, which differs by colour first, then by dashes."""
     axes.plot(*data, color=COLORS[i % len(COLORS)], linestyle=DASHES[i // len(COLORS) % len(DASHES)], **options)
 
 
 def shorten_name(name: str) -> str:
-    """The name of a class, for a picture: not too long, and without what matplotlib would read as mathematics."""
+    """Shorten a class name for a chart, and escape what matplotlib would typeset as mathematics."""
     name = name if len(name) <= MAX_NAME else f'{name[: MAX_NAME - 1]}\N{HORIZONTAL ELLIPSIS}'
     return name.replace('$', r'\$')
 
@@ -66,7 +66,7 @@ def draw_curves(train: list[dict], val: list[dict], classes: Sequence[str]) -> d
     """Draw losses, learning rate and mAP as they were logged.
 
     Returns:
-        SVG files by title; none for what was not logged.
+        SVG files by title, only of what was logged.
     """
     pictures: dict[str, bytes] = {}
     if train:
@@ -123,11 +123,11 @@ def draw_schedule(schedule: Schedule) -> dict[str, bytes]:
 
 
 def draw_precision_recall(evaluated: Evaluated, points: NDArray) -> dict[str, bytes]:
-    """Draw precision over recall at an IoU of 0.5: each class, or where there are many, the worst and the mean.
+    """Draw precision over recall at IoU 0.5 for each class; if there are many, the worst and the mean stand out.
 
     Args:
-        evaluated: Has the curves.
-        points: (C, 2), precision and recall of each class to mark; nan where there are none.
+        evaluated: Results with the curves.
+        points: (C, 2), precision and recall to mark for each class; nan for no mark.
     """
     pictures: dict[str, bytes] = {}
     recall, precision = evaluated.recall_thresholds, evaluated.precision[0]  # (R,), (R, C)
@@ -161,8 +161,8 @@ def draw_confusions(matrix: NDArray, classes: Sequence[str]) -> dict[str, bytes]
     """Draw the confusion matrix, coloured by the share of each row.
 
     Args:
-        matrix: (C + 1, C + 1), counts; rows are truth, and last what is not there, columns detections, and last missed.
-        classes: Names.
+        matrix: Counts of :func:`.matching.count_confusions`, (C + 1, C + 1).
+        classes: Names of the classes.
     """
     pictures: dict[str, bytes] = {}
     count = len(matrix)

@@ -1,4 +1,4 @@
-"""What a detector sees in an image, and what it gets wrong, as pictures.
+"""Pictures of what a detector sees in an image, and of what it gets wrong.
 
 C classes, L levels; h, w of a level, H, W of the image as it is resized for the network.
 """
@@ -26,16 +26,16 @@ RIGHT, MISSED, WRONG, CONFUSED = (255, 255, 255), (0, 200, 255), (60, 60, 255), 
 
 
 def draw_mistakes(image: Image, matched: NDArray, classes: Sequence[str]) -> tuple[NDArray, NDArray]:
-    """Draw truth and detections of an image: what is right thin, black and white, mistakes in colour, with a label.
+    """Draw truth and detections of an image: right ones thin, in black and white; mistakes in colour, with a label.
 
     Args:
-        image: What to draw.
-        matched: Of :func:`yolov7_simple.evaluating.match`.
-        classes: Names.
+        image: Truth and detections.
+        matched: Result of :func:`.matching.match`.
+        classes: Names of the classes.
 
     Returns:
-        In BGR: the truth, with the boxes that were missed (yellow), and the detections, with those where nothing is
-        (red) and those of the wrong class (violet).
+        Two BGR images: the truth, with missed boxes in yellow, and the detections, with those where nothing is in red
+        and those of the wrong class in violet.
     """
     pixels = read_image(image.path, None)
     scale = min(1.0, MAX_SIDE / max(pixels.shape[:2]))
@@ -59,7 +59,7 @@ def draw_mistakes(image: Image, matched: NDArray, classes: Sequence[str]) -> tup
     names = [f'{name}?' for name in classes] + [
         f'{classes[image.gt_labels[i]]} as {classes[label]}' for i, label in zip(matched[wrong], labels[wrong])
     ]
-    # The pseudo-classes of this picture: first each class where nothing is, then one for each confusion.
+    # Labels of this picture: first one for each class where nothing is, then one for each confusion.
     kinds = np.where(nothing[wrong], labels[wrong], len(classes) + np.arange(wrong.sum()))
     colors = [WRONG] * len(classes) + [CONFUSED] * int(wrong.sum())
     plain = draw_plain(pixels, boxes[right])
@@ -67,7 +67,7 @@ def draw_mistakes(image: Image, matched: NDArray, classes: Sequence[str]) -> tup
 
 
 def draw_plain(image: NDArray[np.uint8], boxes: NDArray) -> NDArray[np.uint8]:
-    """Draw boxes (N, 4) that need no attention: thin, white on black, without labels."""
+    """Draw boxes (N, 4) that need no attention: a thin white line on black, without labels."""
     image = image.copy()
     for color, width in (((0, 0, 0), 3), (RIGHT, 1)):
         for x1, y1, x2, y2 in boxes.round().astype(int).tolist():
@@ -78,21 +78,21 @@ def draw_plain(image: NDArray[np.uint8], boxes: NDArray) -> NDArray[np.uint8]:
 def draw_inside(
     model: nn.Module, dataset: Dataset, index: int, labels: Sequence[int], score_thr: float
 ) -> tuple[dict[int, NDArray], dict[int, NDArray]]:
-    """Draw what the neck makes of an image, and what speaks for a class in it.
+    """Draw the feature maps of an image, and the activation of classes in it.
 
     Feature maps are drawn by mmengine, as the mean over channels. For the activation of a class (Grad-CAM, Selvaraju et
-    al., 2017) channels are weighted by the mean gradient of the scores of its detections; levels are added up.
+    al., 2017) channels are weighted by the mean gradient of its detections' scores, and the levels are summed.
 
     Args:
         model: A detector with a neck.
-        dataset: Of the test split.
-        index: Of the image in it.
-        labels: Classes whose activation to draw, with a detection from ``score_thr`` on.
-        score_thr: Scores that count.
+        dataset: Dataset of the test split.
+        index: Index of the image in it.
+        labels: Classes whose activation to draw; each has a detection of at least ``score_thr``.
+        score_thr: Lowest score of a detection that counts.
 
     Returns:
-        Feature maps by stride, and activations by class, in RGB, over the image as the network gets it. There are no
-        activations where the head is not :class:`YOLOv7SimpleHead`.
+        Feature maps by stride and activations by class, RGB, drawn over the network's input. Activations are empty
+        unless the head is :class:`YOLOv7SimpleHead`.
     """
     data = dataset[index]
     batch = model.data_preprocessor({'inputs': [data['inputs']], 'data_samples': [data['data_samples']]}, False)

@@ -1,4 +1,4 @@
-"""A detector and its test split -> what it finds, COCO's numbers, and what is right, wrong and missed.
+"""A detector and its test split -> detections, COCO's numbers, and matches between detections and truth.
 
 N detections, G boxes of the truth, C classes, T thresholds of IoU, R of recall.
 """
@@ -26,7 +26,7 @@ from torch.utils.data import Dataset
 from ..apis.inference import class_names, quiet
 from ..runtime.errors import InputError
 
-IOU_THR = 0.5  # from which a detection is one of a box, here; COCO's numbers are of ten thresholds
+IOU_THR = 0.5  # a detection matches a box from here on; COCO's AP uses ten thresholds
 NOTHING, CROWD = -1, -2
 
 
@@ -36,17 +36,17 @@ class Image(NamedTuple):
     path: str
     gt_boxes: NDArray  # (G, 4)
     gt_labels: NDArray  # (G,)
-    gt_crowds: NDArray  # (G,), bool: regions in which nothing counts
+    gt_crowds: NDArray  # (G,), bool: regions in which detections do not count
     boxes: NDArray  # (N, 4)
     scores: NDArray  # (N,)
     labels: NDArray  # (N,)
 
 
 class Evaluated(NamedTuple):
-    """A detector on its test split.
+    """Results of a detector on its test split.
 
-    ``precision`` (T, R, C) over ``recall_thresholds`` (R,), nan for classes without boxes, and ``scores`` (T, R, C),
-    at which it is reached. ``stats`` (12,) are those that COCO prints. ``class_ap`` (C, 3): AP, AP50, AP75.
+    ``precision`` (T, R, C) is over ``recall_thresholds`` (R,), nan for classes without boxes; ``scores`` (T, R, C) are
+    the scores at which it is reached. ``stats`` (12,): what COCO prints. ``class_ap`` (C, 3): AP, AP50, AP75.
     """
 
     classes: tuple[str, ...]
@@ -63,12 +63,12 @@ def evaluate(model: nn.Module, cfg: Config, on_images: Callable[[int, int], None
     """Run a detector once over its test split, as ``tools/test.py`` does, and evaluate it.
 
     Args:
-        model: In evaluation mode, with its ``dataset_meta``.
+        model: The detector, in evaluation mode, with its ``dataset_meta``.
         cfg: Its config.
-        on_images: Is told how many images are done, and of how many.
+        on_images: Called with the number of images that are done, and that of all.
 
     Raises:
-        InputError: The config does not evaluate by CocoMetric and an annotation file, or nothing at all is found.
+        InputError: The config does not evaluate by CocoMetric with an annotation file, or the model finds nothing.
     """
     evaluator = cfg.get('test_evaluator')
     if not isinstance(evaluator, dict) or not evaluator.get('ann_file'):
@@ -98,7 +98,7 @@ def evaluate(model: nn.Module, cfg: Config, on_images: Callable[[int, int], None
         evaluated.evaluate()
         evaluated.accumulate()
         evaluated.summarize()
-    # COCO sorts classes by their ids. All areas; as mmdet's classwise, the most detections.
+    # COCO sorts classes by id. Index 0 is all areas, -1 the most detections, as in mmdet's classwise AP.
     order = np.argsort(np.argsort(metric.cat_ids))
     precision = evaluated.eval['precision'][:, :, order, 0, -1]
     precision = np.where(precision < 0, np.nan, precision)
@@ -118,12 +118,12 @@ def evaluate(model: nn.Module, cfg: Config, on_images: Callable[[int, int], None
 
 
 def image_infos(dataset: Dataset) -> list[dict]:
-    """What a dataset knows of each image, in its order."""
+    """Records of all images of a dataset, in its order."""
     return [dataset.get_data_info(i) for i in range(len(dataset))]
 
 
 def read_truth(coco, cat_ids: list[int], info: dict, found: dict) -> Image:
-    """Join the boxes on which COCO's metric judges with what is found."""
+    """Join the ground truth that COCO's metric evaluates on with the detections."""
     labels = {id_: label for label, id_ in enumerate(cat_ids)}
     boxes = [one for one in coco.imgToAnns[found['img_id']] if one['category_id'] in labels]
     xywh = np.array([one['bbox'] for one in boxes], float).reshape(-1, 4)
@@ -138,14 +138,14 @@ def read_truth(coco, cat_ids: list[int], info: dict, found: dict) -> Image:
 
 
 def match(image: Image, score_thr: float) -> NDArray:
-    """Match detections to boxes, each to one at the most: best first, its own class first, as COCO does at IoU 0.5.
+    """Match detections to boxes one to one, best first, boxes of the own class first, as COCO does at IoU 0.5.
 
-    mmdet's confusion matrix counts a detection for each box that it overlaps, so that its rows and columns have no
-    sum; here they do.
+    mmdet's confusion matrix counts a detection once for each box that it overlaps, so sums of its rows and columns mean
+    nothing; here they are the numbers of boxes and detections.
 
     Returns:
-        (N',), for each detection from ``score_thr`` on the index of its box, ``NOTHING``, or ``CROWD``: it lies in a
-        region in which nothing counts.
+        (N',), for each detection of at least ``score_thr`` the index of its box, ``NOTHING``, or ``CROWD`` if it lies
+        in a region where detections do not count.
     """
     count = int((image.scores >= score_thr).sum())
     matched = np.full(count, NOTHING)
@@ -166,7 +166,7 @@ def match(image: Image, score_thr: float) -> NDArray:
 
 
 def count_confusions(images: list[Image], matches: list[NDArray], num_classes: int) -> NDArray:
-    """Count (C + 1, C + 1): rows are truth, and last what is not there, columns detections, and last missed."""
+    """Count (C + 1, C + 1): rows are truth, the last one for no box; columns detections, the last one for missed."""
     counts = np.zeros((num_classes + 1, num_classes + 1), int)
     for image, matched in zip(images, matches):
         labels = image.labels[: len(matched)]
@@ -178,24 +178,24 @@ def count_confusions(images: list[Image], matches: list[NDArray], num_classes: i
 
 
 def missed_boxes(image: Image, matched: NDArray) -> NDArray:
-    """Indices of the boxes that no detection is matched to."""
+    """Indices of the boxes that no detection is matched to, without crowds."""
     return np.setdiff1d(np.flatnonzero(~image.gt_crowds), matched)
 
 
 def count_right(image: Image, matched: NDArray) -> int:
-    """Detections that are matched to a box of their class."""
+    """Number of detections that are matched to a box of their class."""
     found = matched >= 0
     return int((image.gt_labels[matched[found]] == image.labels[: len(matched)][found]).sum())
 
 
 def f1_score(image: Image, matched: NDArray) -> float:
-    """How well boxes and detections of an image agree: 1 is all right, also where there are none, 0 nothing."""
+    """F1 of an image: 1 if everything is right or there is nothing, 0 if nothing is right."""
     total = int((matched != CROWD).sum() + (~image.gt_crowds).sum())
     return 2 * count_right(image, matched) / total if total else 1.0
 
 
 def best_thresholds(evaluated: Evaluated) -> NDArray:
-    """The score of each class from which on its F1 at IoU 0.5 is best, (C,), nan for classes without boxes."""
+    """Score threshold at which the F1 of each class is highest at IoU 0.5, (C,); nan for classes without boxes."""
     precision, recall = evaluated.precision[0], evaluated.recall_thresholds[:, None]  # (R, C), (R, 1)
     best = (precision * recall / (precision + recall).clip(1e-9)).argmax(0)
     scores = np.take_along_axis(evaluated.scores[0], best[None], 0)[0]

@@ -31,7 +31,7 @@ th:first-child, td:first-child { text-align: left }
 thead th { background: #f6f8fa }
 summary { cursor: pointer; padding: .3rem 0 }
 """
-# Should a file name or a class hold markup in spite of all, the browser still loads and runs nothing.
+# If markup in a file name or class slipped through the escaping, the browser would still load and run nothing.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
@@ -39,7 +39,7 @@ class Page:
     """An HTML page, section after section. All texts are escaped.
 
     Args:
-        title: Of the page.
+        title: Title of the page.
     """
 
     def __init__(self, title: str) -> None:
@@ -75,7 +75,7 @@ class Page:
         self.parts.append('</div>')
 
     def table(self, caption: str, header: Sequence[str], rows: Sequence[Sequence], folded: bool = False) -> None:
-        """Add a table, the first column of which names the row; with ``folded`` it opens at a click."""
+        """Add a table whose first column names the row; if ``folded``, it opens at a click."""
         head = ''.join(f'<th scope="col">{escape(str(cell))}</th>' for cell in header)
         body = ''.join(
             f'<tr><th scope="row">{escape(str(first))}</th>{"".join(f"<td>{escape(str(cell))}</td>" for cell in rest)}'
@@ -86,7 +86,7 @@ class Page:
             f'<div class="scroll" tabindex="0" role="group" aria-label="{escape(caption)}"><table>'
             f'<thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>'
         )
-        # Beside the table and not in it: that may be wider than a phone.
+        # The caption stands outside of the table, which may be wider than a phone.
         self.parts.append(
             f'<details><summary>{escape(caption)}</summary>{table}</details>'
             if folded

@@ -1,4 +1,4 @@
-"""A run -> one page: curves, schedule, numbers, confusions, what it gets wrong and what it sees."""
+"""A run -> one page: numbers, curves, schedule, confusions, worst images, and what the model sees."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ STATS = ['mAP', 'mAP50', 'mAP75', 'mAP small', 'mAP medium', 'mAP large']
 
 
 def schedule_page(cfg: Config, name: str) -> Page:
-    """The page of a config before training.
+    """Make the page of a config before training.
 
     Raises:
-        InputError: It has no schedule in epochs.
+        InputError: The config has no schedule in epochs.
     """
     page = Page(f'{name}: schedule')
     add_schedule(page, cfg)
@@ -44,14 +44,14 @@ def schedule_page(cfg: Config, name: str) -> Page:
 
 
 def run_page(run: Run, cfg: Config, model: nn.Module, evaluated: Evaluated, score_thr: float) -> Page:
-    """The page of a run.
+    """Make the page of a run.
 
     Args:
-        run: What it has left.
+        run: Files of the run.
         cfg: Its config.
         model: The detector that was evaluated.
-        evaluated: On its test split.
-        score_thr: Scores from which a detection counts, where one must be chosen.
+        evaluated: Results on its test split.
+        score_thr: Lowest score of a detection that counts, where a threshold is needed.
     """
     page = Page(f'Report of {run.config.resolve().parent.name}')
     matches = [match(image, score_thr) for image in evaluated.images]
@@ -71,19 +71,19 @@ def run_page(run: Run, cfg: Config, model: nn.Module, evaluated: Evaluated, scor
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number to show; COCO's -1, nan and None are a dash."""
+    """Format a number; None, nan and COCO's -1 are a dash."""
     return '-' if value is None or np.isnan(value) or value < 0 else f'{value:.{digits}f}'
 
 
 def precision_recall(confusions: NDArray) -> NDArray:
-    """Precision and recall of each class, (C, 2), nan where nothing was found or nothing is."""
+    """Precision and recall of each class, (C, 2); nan without detections or boxes, respectively."""
     right = np.diag(confusions)[:-1]
     found, truth = confusions.sum(0)[:-1], confusions.sum(1)[:-1]
     return np.stack([np.where(total > 0, right / total.clip(1), np.nan) for total in (found, truth)], 1)
 
 
 def add_numbers(page: Page, run: Run, cfg: Config, evaluated: Evaluated, points: NDArray, score_thr: float) -> None:
-    """Add what was evaluated, COCO's numbers, and those of each class."""
+    """Add what was evaluated, and COCO's numbers, over all classes and for each."""
     boxes = np.concatenate([image.gt_labels[~image.gt_crowds] for image in evaluated.images])
     page.section(
         'Numbers',
@@ -106,7 +106,7 @@ def add_numbers(page: Page, run: Run, cfg: Config, evaluated: Evaluated, points:
 
 
 def add_curves(page: Page, run: Run, evaluated: Evaluated) -> None:
-    """Add what was logged, as curves and as a table."""
+    """Add the logged numbers, as curves and as a table."""
     page.section('Curves', 'As the run logged them: losses are means over the last steps, as log_processor says.')
     pictures = draw_curves(run.train, run.val, evaluated.classes)
     page.figures(

@@ -1,4 +1,4 @@
-"""What a run leaves in its folder, and what its config plans: config, checkpoint, logged numbers, learning rate."""
+"""Read what a run left in its folder (config, checkpoint, logs), and the learning rate that its config plans."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from mmengine.registry import init_default_scope
 
 from ..runtime.errors import InputError
 
-POINTS_PER_EPOCH = 20  # of the learning rate: enough to see the warm-up of the shortest recipe
+POINTS_PER_EPOCH = 20  # of the learning rate, enough to show the shortest warm-up
 
 
 class Run(NamedTuple):
     """A folder of a run: its newest config, a checkpoint, and the logged records.
 
-    ``train`` has the records of training in the order of their steps (``iter``, ``epoch``, ``lr``, ``loss`` ...),
-    ``val`` those of validations (``step``, the epoch, and the metrics).
+    ``train`` holds the training records by step (``iter``, ``epoch``, ``lr``, ``loss`` ...), ``val`` those of
+    validations (``step``, which is the epoch, and the metrics).
     """
 
     config: Path
@@ -31,11 +31,11 @@ class Run(NamedTuple):
 
 
 def read_run(work_dir: Path, checkpoint: Path | None = None) -> Run:
-    """Find what a run has left.
+    """Find config, checkpoint and logs of a run.
 
     Args:
         work_dir: Folder that training wrote.
-        checkpoint: To take in place of the best one, or of the last one where none was evaluated.
+        checkpoint: Checkpoint to use; None: the best one, or the last one if none was evaluated.
 
     Raises:
         InputError: No folder, or one without config, checkpoint or log.
@@ -63,10 +63,10 @@ def read_run(work_dir: Path, checkpoint: Path | None = None) -> Run:
 
 
 def read_logs(logs: list[Path]) -> tuple[list[dict], list[dict]]:
-    """Read the logs of a run and of those that went on with it, in this order: training, validation.
+    """Read the logs of a run and of its resumed parts; returns training and validation records.
 
     Raises:
-        InputError: A line that is not a record; the last one may be cut, by a run that was killed.
+        InputError: A line is not a record. The last line of a log is exempt, since a killed run may have cut it.
     """
     train: dict[int, dict] = {}
     val: dict[int, dict] = {}
@@ -83,7 +83,7 @@ def read_logs(logs: list[Path]) -> tuple[list[dict], list[dict]]:
                 raise InputError(f'{log}, line {number}: not a record of a log: {error!r}') from error
             known = train if kind == 'train' else val
             if is_first[kind]:
-                # What an earlier run logged beyond the point from which this one went on is no longer true.
+                # This part repeats what an earlier one logged after the point that it was resumed from.
                 for old in [one for one in known if one >= key]:
                     del known[old]
                 is_first[kind] = False
@@ -92,13 +92,13 @@ def read_logs(logs: list[Path]) -> tuple[list[dict], list[dict]]:
 
 
 def metric_key(val: list[dict], name: str) -> str | None:
-    """The logged name of a metric, such as ``coco/bbox_mAP`` for ``bbox_mAP``, with any prefix."""
+    """Logged name of a metric, with any prefix, such as ``coco/bbox_mAP`` for ``bbox_mAP``; None if not logged."""
     pattern = re.compile(rf'(.*/)?{re.escape(name)}')
     return next((key for record in val for key in record if pattern.fullmatch(key)), None)
 
 
 class Schedule(NamedTuple):
-    """The planned learning rate, and what happens when, in epochs."""
+    """The planned learning rate, and when warm-up, last stage and validations are, in epochs."""
 
     epochs: list[float]
     lrs: list[float]
@@ -108,7 +108,7 @@ class Schedule(NamedTuple):
 
 
 def plan_schedule(cfg: Config) -> Schedule:
-    """Compute the learning rate over the epochs, by the schedulers that training uses. Needs no data.
+    """Compute the learning rate over the epochs with the schedulers that training uses, without data.
 
     Raises:
         InputError: The config has no schedule in epochs.

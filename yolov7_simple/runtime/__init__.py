@@ -1,6 +1,6 @@
 """Images -> detections -> pictures and JSON, with numpy, OpenCV and onnxruntime alone.
 
-Nothing in here imports torch, mmdet or any other folder of the package.
+Nothing here imports torch, mmdet or any other folder of the package.
 """
 
 from .drawing import draw_detections

@@ -1,4 +1,4 @@
-"""Detections drawn on a picture. N boxes."""
+"""Draw detections on an image. N boxes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FONT = cv2.FONT_HERSHEY_DUPLEX
-MIN_CANVAS = 400  # pixels of the longer side below which a picture is enlarged, for its labels to be readable
+MIN_CANVAS = 400  # pixels; an image whose longer side is shorter is enlarged, so that its labels can be read
 GOLDEN_RATIO = 0.618034
 
 
@@ -30,17 +30,17 @@ def shared_area(rectangle: NDArray, others: NDArray) -> float:
 def place_label(
     box: NDArray, size: tuple[int, int], canvas: tuple[int, int], boxes: NDArray, taken: NDArray
 ) -> NDArray:
-    """Find room for a label: beside its box, in the picture, off other labels, and then off other boxes.
+    """Find room for a label inside the image: beside its box, not over other labels, and if possible not over boxes.
 
     Args:
-        box: (4,), what the label belongs to; all xyxy in pixels.
+        box: (4,), the box that the label names; this and all others are xyxy in pixels.
         size: Width and height of the label.
-        canvas: Width and height of the picture.
+        canvas: Width and height of the image.
         boxes: (N, 4), all boxes.
-        taken: (M, 4), the labels so far.
+        taken: (M, 4), the labels placed so far.
 
     Returns:
-        (4,), the label. It lies within its own box only where that leaves no room around it.
+        (4,), the label. It is inside its own box only if there is no room around it.
     """
     x1, y1, x2, y2 = box
     width, height = size
@@ -62,7 +62,7 @@ def place_label(
     for rank, spot in enumerate(spots):
         corner = np.clip(spot, 0, limit)
         rectangle = np.concatenate([corner, corner + size])
-        # A label on another label can be read no more; one on its own box hides what it names.
+        # A label over another makes both unreadable; one over its own box hides the object.
         cost = (
             20 * shared_area(rectangle, taken) + 4 * shared_area(rectangle, box[None]) + shared_area(rectangle, boxes)
         )
@@ -80,24 +80,24 @@ def draw_detections(
     classes: Sequence[str],
     colors: Sequence[tuple[int, int, int]] | None = None,
 ) -> NDArray[np.uint8]:
-    """Draw boxes with labels whose size follows that of the picture.
+    """Draw boxes with labels that scale with the image.
 
     Args:
         image: (H, W, 3), BGR.
         boxes: (N, 4), xyxy in pixels.
-        scores: (N,), or None: there are none to show.
+        scores: (N,), or None for labels without scores.
         labels: (N,), indices of classes.
         classes: Names of the classes.
         colors: BGR of each class; None: :func:`class_color`.
 
     Returns:
-        A new picture. It is a whole number of times as large as an image that is too small for readable labels.
+        A new image. If the given one is too small for readable labels, it is enlarged by a whole number.
     """
     zoom = min(8, max(1, -(-MIN_CANVAS // max(image.shape[:2]))))
     canvas = np.repeat(np.repeat(image, zoom, 0), zoom, 1)
     height, width = canvas.shape[:2]
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
-    visible = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(1)  # what lies beyond the edge is clipped to a line
+    visible = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(1)  # boxes outside of the image were clipped to a line
     boxes, labels = boxes[visible] * zoom, np.asarray(labels)[visible]
     scores = None if scores is None else np.asarray(scores)[visible]
     line = max(1, round(min(height, width) / 240))
@@ -105,7 +105,7 @@ def draw_detections(
     font_scale = max(0.4, min(height, width) / 1000)
     thickness = max(1, round(font_scale * 1.2))
 
-    # Small boxes are drawn over large ones, which would hide them.
+    # Small boxes are drawn last, so that large ones do not hide them.
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     order = np.argsort(-areas, kind='stable')
     for i in order:

@@ -1,4 +1,4 @@
-"""Mistakes of the user's: one root for all of them, and the one place where a tool reports them."""
+"""The root class of errors that are the user's mistake, and how tools report them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NUM_EXAMPLES = 5
 class UserError(ValueError):
     """A mistake in a command line, a config, a file or a checkpoint.
 
-    The message names it and says what can be done; the tools print it without a traceback.
+    The message names the mistake and says what to do; tools print it without a traceback.
     """
 
 
@@ -23,12 +23,12 @@ class DamagedImageError(UserError):
     """An image file that is missing, cut short, of absurd dimensions, or not an image.
 
     Attributes:
-        path: Of the file.
-        problem: What is wrong with it, to be read after the path.
+        path: Path of the file.
+        problem: What is wrong with it, worded to follow the path.
     """
 
     def __init__(self, path: str, problem: str) -> None:
-        super().__init__(path, problem)  # both, so that a worker process can send it
+        super().__init__(path, problem)  # both arguments, so that workers can pickle the error
         self.path = path
         self.problem = problem
 

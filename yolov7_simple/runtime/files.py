@@ -1,4 +1,4 @@
-"""Inputs found, and results written whole or not at all."""
+"""Find inputs, and write results atomically."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ VIDEO_SUFFIXES = {'.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpe
 
 
 def find_inputs(patterns: Sequence[str], suffixes: set[str]) -> list[Path]:
-    """List the files that files, folders and glob patterns stand for.
+    """List the files that paths and glob patterns name.
 
     Args:
         patterns: Paths of files, of folders (their files with one of ``suffixes``, not those of their subfolders), or
             glob patterns (``**`` goes into subfolders).
-        suffixes: Lower-case file name endings, taken from folders.
+        suffixes: Endings, in lower case, of the files to list from folders.
 
     Returns:
-        The files in the order given, sorted within each pattern, without doubles. A file that was named is listed
-        whether it exists or not: reading it will tell.
+        The files in the order given, sorted within each pattern, without doubles. A named file is listed even if it
+        does not exist; reading it then fails.
 
     Raises:
         InputError: A folder without such files, or a pattern that fits no file.
@@ -49,7 +49,7 @@ def find_inputs(patterns: Sequence[str], suffixes: set[str]) -> list[Path]:
 
 
 def check_writable(path: Path, overwrite: bool = False) -> None:
-    """Make sure that a file can be written, before the work that fills it.
+    """Check that a file can be written, before the work whose result it holds.
 
     Raises:
         InputError: It exists, is a folder, or its folder is missing or cannot be written.
@@ -66,7 +66,7 @@ def check_writable(path: Path, overwrite: bool = False) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give the name of a temporary file beside ``path``, which takes its place if nothing fails, or else vanishes."""
+    """Yield a temporary path beside ``path``; its file replaces ``path`` on success and is removed on failure."""
     temporary = path.with_name(f'.{path.stem}.{os.getpid()}.part{path.suffix}')
     try:
         yield temporary
@@ -76,7 +76,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: dict | list) -> None:
-    """Write a JSON file, whole or not at all."""
+    """Write a JSON file atomically."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, ensure_ascii=False), encoding='utf-8')
 
@@ -96,6 +96,6 @@ def make_folder(path: Path) -> None:
 
 
 def result_names(paths: Sequence[Path]) -> list[str]:
-    """File names to file results under: those of the inputs, with the folders in front where names are not unique."""
+    """Names for results: the names of the inputs, preceded by their folders where they are not unique."""
     counts = Counter(path.name for path in paths)
     return [path.name if counts[path.name] == 1 else '_'.join(path.parts).replace(os.sep, '') for path in paths]

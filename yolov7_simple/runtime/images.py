@@ -1,4 +1,4 @@
-"""Image files: read whole, of sizes that can be used, or refused."""
+"""Read image files, refusing damaged ones and unusable sizes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from .errors import InputError
 from .files import replacing
 
 WRITABLE_SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.webp'}
-MIN_SIDE = 4  # pixels; nothing can be told from less
-MAX_RATIO = 100  # of the sides; resized, less than a pixel could be left of the shorter one
+MIN_SIDE = 4  # pixels
+MAX_RATIO = 100  # longer to shorter side; beyond it, a resize could leave less than a pixel of the shorter one
 MAX_MEGAPIXELS = 64.0
 
 
@@ -21,7 +21,7 @@ def check_size(name: str, height: int, width: int, max_megapixels: float | None)
     """Refuse images that are too small to hold anything, or so large that they would fill the memory.
 
     Raises:
-        InputError: Also says what can be done.
+        InputError: The message also says what to do.
     """
     if min(height, width) < MIN_SIDE:
         raise InputError(f'{name}: {width} x {height} pixels; an image needs at least {MIN_SIDE} on each side')
@@ -36,15 +36,15 @@ def check_size(name: str, height: int, width: int, max_megapixels: float | None)
 
 
 def is_cut_short(data: bytes) -> bool:
-    """Whether a JPEG or PNG file lacks its end, which OpenCV before 5 decodes without an error, grey from there on."""
+    """Whether a JPEG or PNG file lacks its end; OpenCV before 5 decodes it without an error, with a grey rest."""
     if data.startswith(b'\xff\xd8'):
-        # The last scan must be followed by the end-of-image marker. Some cameras write more after that.
+        # An end-of-image marker must follow the last scan. Some cameras write more data after it.
         return not data.endswith(b'\xff\xd9') and data.rfind(b'\xff\xd9') <= data.rfind(b'\xff\xda')
     return data.startswith(b'\x89PNG') and b'IEND' not in data
 
 
 def read_image(path: Path, max_megapixels: float | None = MAX_MEGAPIXELS) -> NDArray[np.uint8]:
-    """Read an image, turned as its EXIF data says.
+    """Read an image, turned upright by its EXIF tag.
 
     Returns:
         (H, W, 3), BGR.
@@ -69,7 +69,7 @@ def read_image(path: Path, max_megapixels: float | None = MAX_MEGAPIXELS) -> NDA
 
 
 def write_image(path: Path, image: NDArray[np.uint8]) -> None:
-    """Write a BGR image, whole or not at all; the suffix of ``path`` tells the format.
+    """Write a BGR image atomically, in the format of the suffix of ``path``.
 
     Raises:
         InputError: OpenCV has no encoder for it.

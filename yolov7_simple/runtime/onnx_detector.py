@@ -1,6 +1,6 @@
 """A detector in an ONNX file, with nothing but numpy, OpenCV and onnxruntime.
 
-B images, K detections of an image, N of them found, C classes.
+B images, N detections of an image, C classes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PRODUCER = 'yolov7_simple'
 
 
 class Detections(NamedTuple):
-    """Of one image, best first: boxes (N, 4), xyxy in its pixels; scores (N,); labels (N,)."""
+    """Detections of one image, best first: boxes (N, 4), xyxy in its pixels; scores (N,); labels (N,)."""
 
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
@@ -28,19 +28,19 @@ class Detections(NamedTuple):
 
 
 class OnnxDetector:
-    """Run a file of ``tools/export_onnx.py`` as its metadata says.
+    """Run a file written by ``tools/export_onnx.py``, which describes itself in its metadata.
 
     Args:
-        path: The file, exported with NMS.
+        path: ONNX file, exported with NMS.
         num_threads: Threads of onnxruntime; None: one for each core.
 
     Attributes:
         classes (list[str]): Names of the classes, in the order of the labels.
-        score_threshold (float): Detections below are not in the file's output.
-        iou_threshold (float): No two detections of a class overlap more.
+        score_threshold (float): Lowest score of a detection.
+        iou_threshold (float): Largest IoU of two detections of a class.
 
     Raises:
-        InputError: Not such a file.
+        InputError: The file is not there, or was not written by that tool.
     """
 
     def __init__(self, path: str | Path, num_threads: int | None = None) -> None:
@@ -54,7 +54,7 @@ class OnnxDetector:
             options.intra_op_num_threads = num_threads
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=pick_providers(onnxruntime))
-        except Exception as error:  # onnxruntime has a class for each kind of failure, without a common one
+        except Exception as error:  # onnxruntime's errors have no common base class
             raise InputError(f'{path}: onnxruntime cannot load it: {str(error).splitlines()[0]}') from error
         metadata = self.session.get_modelmeta().custom_metadata_map
         try:
@@ -83,8 +83,8 @@ class OnnxDetector:
             images: BGR, (H, W, 3) each, of any sizes.
 
         Returns:
-            The input of the network, (B, 3, H, W); and of each image the factors that its width and height were
-            multiplied by, (B, 2).
+            The input of the network, (B, 3, H, W), and the factors by which width and height of each image were
+            multiplied, (B, 2).
         """
         resized = [self._resize(image) for image in images]
         if self.input_size is None:
@@ -95,7 +95,7 @@ class OnnxDetector:
             height, width = self.input_size
         batch = np.full((len(images), 3, height, width), self.pad_value, np.float32)
         for i, image in enumerate(resized):
-            # Plane by plane, which is ten times as fast as pixel by pixel.
+            # Planes are copied one by one, ten times as fast as interleaved pixels.
             planes = cv2.split(image)
             for channel, plane in enumerate(planes[::-1] if self.is_rgb else planes):
                 target = batch[i, channel, : image.shape[0], : image.shape[1]]
@@ -105,7 +105,7 @@ class OnnxDetector:
         return batch, np.array(factors, np.float32)
 
     def _resize(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Fit an image into the configured size, up or down, with its ratio kept."""
+        """Fit an image into the configured size, up or down, keeping its aspect ratio."""
         height, width = image.shape[:2]
         factor = min(self.resize[0] / max(height, width), self.resize[1] / min(height, width))
         if self.input_size is not None:
@@ -120,7 +120,7 @@ class OnnxDetector:
             images: BGR, (H, W, 3) each.
 
         Returns:
-            What was found in each image.
+            The detections of each image.
 
         Raises:
             InputError: The file was exported with ``--raw``.
@@ -140,7 +140,7 @@ class OnnxDetector:
 
 
 def pick_providers(onnxruntime) -> list[str]:
-    """CUDA where this build of onnxruntime has it, and the CPU."""
+    """CUDA, where this build of onnxruntime has it, then the CPU."""
     return [
         name
         for name in ('CUDAExecutionProvider', 'CPUExecutionProvider')

@@ -1,4 +1,4 @@
-"""Detections of many images as files: COCO's JSON, and a picture each."""
+"""Write the detections of many images: COCO's JSON, and a picture each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .images import WRITABLE_SUFFIXES
 
 
 def picture_path(out_dir: Path, name: str) -> Path:
-    """Where the picture of an image goes: under its own name, as a PNG if its own format cannot be written.
+    """Path of an image's picture: its own name, with .png added if its format cannot be written.
 
     Raises:
         InputError: The folder cannot be made.
@@ -27,15 +27,15 @@ def picture_path(out_dir: Path, name: str) -> Path:
 class CocoResults:
     """Detections as one COCO file: ``images``, ``categories``, and ``annotations`` with a ``score``.
 
-    ``annotations`` is also what ``pycocotools.coco.COCO.loadRes`` takes.
+    ``annotations`` alone is what ``pycocotools.coco.COCO.loadRes`` reads.
 
     Args:
         classes: Names of the classes, in the order of the labels.
-        annotation_file: A COCO file whose ids of images (by file name) and categories (by name) to use, so that the
-            detections can be judged on it; None: ids count from 1.
+        annotation_file: COCO file whose ids of images (by file name) and categories (by name) are used, so that the
+            detections can be evaluated on it; None: ids count from 1.
 
     Raises:
-        InputError: That file is not COCO's, or does not have the classes.
+        InputError: The annotation file is not COCO's, or lacks a class.
     """
 
     def __init__(self, classes: Sequence[str], annotation_file: Path | None = None) -> None:
@@ -62,14 +62,14 @@ class CocoResults:
         """Add the detections of an image.
 
         Args:
-            file_name: Of the image, as in the annotation file if there is one.
+            file_name: Name of the image, as in the annotation file if there is one.
             size: Height and width in pixels.
             boxes: (N, 4), xyxy in pixels.
             scores: (N,).
             labels: (N,), indices of classes.
 
         Raises:
-            InputError: The annotation file does not have this image.
+            InputError: The annotation file lacks this image.
         """
         image_id = len(self.content['images']) + 1
         if self.image_ids is not None:

@@ -1,8 +1,7 @@
-"""Reading checkpoints without running what is in them.
+"""Read checkpoints without running code from them.
 
-torch 2.6 and later load with ``weights_only``, which refuses every class that it does not know, and mmengine's
-checkpoints hold a few: the history of the logged numbers. This module allows exactly those, and leaves the refusal
-on for everything else.
+torch 2.6 and later load with ``weights_only``, which refuses every class that it does not know. mmengine's checkpoints
+hold a few of them, for the history of the logged numbers. This module allows exactly those; all others stay refused.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from torch import Tensor
 
 from ..runtime.errors import UserError
 
-# Before 2.6 torch does not load with weights_only unless told to, and cannot name a global.
+# False before torch 2.6, where weights_only is not the default and cannot allow an object under another name.
 CAN_READ_SAFELY = hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint')
-# The functions by which a HistoryBuffer names its own statistics.
+# Methods of HistoryBuffer that a pickled HistoryBuffer refers to.
 STATISTICS = ('min', 'max', 'mean', 'current', 'statistics')
 
 
@@ -32,9 +31,9 @@ class CheckpointError(UserError):
 
 
 def get_statistic(owner: type, name: str) -> Callable:
-    """``getattr`` for the one use that mmengine's checkpoints have for it: the methods of HistoryBuffer.
+    """Replace ``getattr`` where mmengine's checkpoints use it, to look up methods of HistoryBuffer.
 
-    Allowing the real one would let a pickle walk from any method to its globals.
+    The real ``getattr`` would let a pickle reach the globals of any method.
     """
     if owner is not HistoryBuffer or name not in STATISTICS:
         raise pickle.UnpicklingError(f'a checkpoint has no business with attribute {name!r} of {owner!r}')
@@ -42,11 +41,11 @@ def get_statistic(owner: type, name: str) -> Callable:
 
 
 def safe_globals() -> list:
-    """What a checkpoint of mmengine may hold besides tensors and plain Python: classes, or (object, pickled name)."""
-    # numpy 1.26 has an empty _core, too.
+    """List what mmengine's checkpoints hold besides tensors and plain values: classes, or (object, pickled name)."""
+    # numpy 1.26 has a _core as well, but an empty one.
     core = np._core if digit_version(np.__version__) >= digit_version('2.0') else np.core
     numpy_functions = [
-        # Arrays and scalars are pickled through these two functions; numpy 2 renamed the module.
+        # Arrays and scalars are pickled through these two functions, whose module numpy 2 renamed.
         (getattr(core.multiarray, function), f'numpy.{module}.multiarray.{function}')
         for function in ('_reconstruct', 'scalar')
         for module in ('core', '_core')
@@ -57,7 +56,7 @@ def safe_globals() -> list:
         *numpy_functions,  # the numbers in a HistoryBuffer, and message_hub.runtime_info['eta']
         np.ndarray,
         np.dtype,
-        *(type(np.dtype(kind)) for kind in ('f8', 'f4', 'i8', 'i4', 'bool')),  # what np.dtype makes of their kinds
+        *(type(np.dtype(kind)) for kind in ('f8', 'f4', 'i8', 'i4', 'bool')),  # the classes of these dtypes
     ]
 
 
@@ -69,7 +68,7 @@ def allow_mmengine_checkpoints() -> None:
 
 
 def read_checkpoint(filename: str | Path, map_location: Any = 'cpu') -> Any:
-    """Read a checkpoint file, without running what is in it; also in mmengine: test, ``resume``, ``load_from``.
+    """Read a checkpoint file without running code from it; mmengine reads its checkpoints through this as well.
 
     Args:
         filename: Written by ``torch.save``.
@@ -85,7 +84,7 @@ def read_checkpoint(filename: str | Path, map_location: Any = 'cpu') -> Any:
     try:
         return torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:  # whatever unpickling meets
-        # torch's message is long, and recommends to switch the safety off.
+        # torch's message is long, and recommends switching weights_only off.
         reason = str(error).split('Check the documentation')[0].split('Please use')[0]
         reason = reason.split('WeightsUnpickler error:')[-1].strip()
         raise CheckpointError(
@@ -95,20 +94,20 @@ def read_checkpoint(filename: str | Path, map_location: Any = 'cpu') -> Any:
 
 
 def misshapen(state_dict: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
-    """Names that both have, with different shapes."""
+    """Names that both have, but with different shapes."""
     return [key for key, value in wanted.items() if key in state_dict and state_dict[key].shape != value.shape]
 
 
 def check_weights(
     state_dict: Mapping[str, Tensor], wanted: Mapping[str, Tensor], checkpoint: str, model: str = 'this model'
 ) -> None:
-    """Compare weights with those that a model has, which mmengine would load in part, with a warning.
+    """Compare weights with those of a model; mmengine would load what fits, with a warning.
 
     Args:
-        state_dict: Of the checkpoint.
-        wanted: Of the model.
-        checkpoint: Its name, for the message.
-        model: Its name, for the message.
+        state_dict: Weights of the checkpoint.
+        wanted: Weights of the model.
+        checkpoint: Name of the checkpoint for the message.
+        model: Name of the model for the message.
 
     Raises:
         CheckpointError: Names or shapes differ.

@@ -1,6 +1,6 @@
-"""Options of our classes, checked where they are built: their types are their annotations in ``__init__``.
+"""Check options when a class is built, by the type annotations of its ``__init__``.
 
-Configs are written by hand and not checked by Python: a text where a number belongs would be met deep in the model.
+Configs are written by hand and not checked by Python: a wrong type would only fail deep in the model.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ SEQUENCES = (list, tuple, Sequence)
 
 
 class OptionError(UserError):
-    """An option of a config that is unknown or cannot be; the message names the class and the option."""
+    """An option of a config that is unknown or has an invalid value; the message names the class and the option."""
 
 
 class Range(NamedTuple):
-    """Numbers from ``low`` to ``high``, both among them: in ``Annotated``, part of an option's type."""
+    """Numbers from ``low`` to ``high``, inclusive, as part of an ``Annotated`` type."""
 
     low: float
     high: float = math.inf
@@ -40,7 +40,7 @@ CountOr0 = Annotated[int, Range(0)]
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of a type as written in a signature. Lists are tuples, whole numbers are numbers."""
+    """Whether a value fits an annotation. A list fits a tuple, a whole number a float."""
     origin, args = get_origin(hint), get_args(hint)
     if hint is Any:
         return True
@@ -77,7 +77,7 @@ def describe_type(hint: Any) -> str:
 
 
 def list_options(cls: type) -> dict[str, tuple[Any, Any]]:
-    """Types and defaults of what a class takes, and its bases where it hands on the rest, by name."""
+    """Types and defaults of a class's options by name, with those of its bases where it passes ``**kwargs`` on."""
     options: dict[str, tuple[Any, Any]] = {}
     for base in cls.__mro__:
         init = inspect.unwrap(vars(base).get('__init__', object.__init__))
@@ -97,9 +97,9 @@ def check_options(owner: str, given: dict[str, Any], options: dict[str, tuple[An
     """Check options by name.
 
     Args:
-        owner: What they belong to, for the message.
+        owner: Name of the class that they belong to, for the message.
         given: Name -> value.
-        options: Name -> type and default; ``inspect.Parameter.empty`` is none.
+        options: Name -> type and default; ``inspect.Parameter.empty`` if it has none.
 
     Raises:
         OptionError: One is unknown, missing, or of another type or range.
@@ -119,7 +119,7 @@ def check_options(owner: str, given: dict[str, Any], options: dict[str, tuple[An
 
 
 def checked_options(cls: Class) -> Class:
-    """Decorate a class: what it is built with is checked by the types in the signature of its ``__init__``."""
+    """Class decorator: check all arguments of ``__init__`` by the types in its signature."""
     init, options = cls.__init__, list_options(cls)
 
     @functools.wraps(init)
