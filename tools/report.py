@@ -3,28 +3,25 @@
     python tools/report.py WORK_DIR
     python tools/report.py CONFIG      its schedule, before training
 
-Of a run the newest config, the log and the best checkpoint are taken, and the test split of the config is evaluated once.
-The page is written to WORK_DIR/report.html, that of a config to CONFIG's name with _schedule.html, here.
+Of a run the newest config, the log and the best checkpoint are taken, and the test split of the config is evaluated
+once. The page is written to WORK_DIR/report.html, that of a config to CONFIG's name with _schedule.html, here.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+import installed  # noqa: F401
 
-import yolov7_simple  # noqa: F401, I001  (before mmdet: it stands in for missing mmcv ops)
 from rich.progress import Progress
 
-from yolov7_simple.runtime.errors import UserError
 from yolov7_simple.apis.inference import load_config, load_inferencer
 from yolov7_simple.report.matching import evaluate
-from yolov7_simple.runtime.errors import InputError
-from yolov7_simple.runtime.files import check_writable, replacing
 from yolov7_simple.report.report import run_page, schedule_page
 from yolov7_simple.report.runs import read_run
+from yolov7_simple.runtime.errors import run_tool
+from yolov7_simple.runtime.files import check_writable, replacing
 
 
 def parse_args() -> argparse.Namespace:
@@ -64,7 +61,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    try:
-        main()
-    except (InputError, UserError) as error:
-        sys.exit(f'error: {error}')
+    run_tool(main)

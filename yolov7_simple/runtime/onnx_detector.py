@@ -40,12 +40,14 @@ class OnnxDetector:
         iou_threshold (float): No two detections of a class overlap more.
 
     Raises:
-        InputError: Not such a file.
+        InputError: Not such a file, or onnxruntime is missing.
     """
 
     def __init__(self, path: str | Path, num_threads: int | None = None) -> None:
-        import onnxruntime
-
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise InputError(f'{path}: ONNX files need onnxruntime: pip install onnxruntime ({error})') from error
         if not Path(path).is_file():
             raise InputError(f'{path}: no such ONNX file')
         options = onnxruntime.SessionOptions()
