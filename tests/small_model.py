@@ -9,6 +9,11 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from yolov7_simple.apis.inference import load_config
+from yolov7_simple.deploy.export import DeployGraph, export_onnx
+from yolov7_simple.deploy.metadata import build_metadata, read_preprocessing
+from yolov7_simple.runtime import OnnxDetector
+
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ('circle', 'square', 'star')
 CONFIG = """
@@ -84,6 +89,16 @@ def write_model(folder: Path, data_root: str = '', max_per_img: int = -1) -> tup
     meta = {'dataset_meta': {'classes': CLASSES}, 'cfg': cfg.pretty_text}
     torch.save({'state_dict': build_model(config).state_dict(), 'meta': meta}, checkpoint)
     return config, checkpoint
+
+
+def export(
+    model: torch.nn.Module, path: Path, config: Path, size: tuple = (96, 128), **options
+) -> tuple[DeployGraph, OnnxDetector]:
+    """Write an ONNX file; returns the graph that is in it, and the detector that it is."""
+    graph = DeployGraph(model, options.pop('with_nms', True))
+    metadata = build_metadata(graph, CLASSES, read_preprocessing(load_config(config)))
+    export_onnx(graph, path, size, metadata=metadata, **options)
+    return graph, OnnxDetector(path, 1)
 
 
 def write_images(folder: Path, shapes: tuple = ((96, 128), (120, 90), (200, 260))) -> list[Path]:

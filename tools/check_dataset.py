@@ -16,9 +16,8 @@ import sys
 from functools import partial
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import installed  # noqa: F401
 
-import yolov7_simple  # noqa: F401, I001  (before mmdet: it stands in for missing mmcv ops)
 import matplotlib
 
 matplotlib.use('Agg')
@@ -33,7 +32,7 @@ from yolov7_simple.apis.inference import load_config
 from yolov7_simple.datasets.annotation_checks import read_json
 from yolov7_simple.datasets.coco import CheckedCocoDataset
 from yolov7_simple.datasets.loading import decode_image
-from yolov7_simple.runtime.errors import DamagedImageError, InputError, UserError
+from yolov7_simple.runtime.errors import DamagedImageError, InputError, UserError, run_tool
 from yolov7_simple.runtime.files import make_folder
 
 MAX_BARS = 30
@@ -207,7 +206,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-    try:
-        sys.exit(main())
-    except (InputError, UserError) as error:
-        sys.exit(f'error: {error}')
+    run_tool(main)

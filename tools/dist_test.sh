@@ -8,7 +8,7 @@ if [ $# -lt 3 ]; then
     exit 2
 fi
 HERE=$(cd "$(dirname "$0")" && pwd)
-exec env PYTHONPATH="$HERE/..:${PYTHONPATH:-}" OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" \
+exec env OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" \
     "${PYTHON:-python}" -m torch.distributed.run \
     --nnodes="${NNODES:-1}" \
     --node_rank="${NODE_RANK:-0}" \

@@ -10,7 +10,7 @@ HERE=$(cd "$(dirname "$0")" && pwd)
 # `python -m torch.distributed.run` is torchrun, of the same Python as everything else. It hands these signals on to the
 # ranks, which have 30 seconds then; before torch 2.9 SIGUSR1 is not among them.
 export PET_SIGNALS_TO_HANDLE="${PET_SIGNALS_TO_HANDLE:-SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1}"
-exec env PYTHONPATH="$HERE/..:${PYTHONPATH:-}" OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" \
+exec env OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" \
     "${PYTHON:-python}" -m torch.distributed.run \
     --nnodes="${NNODES:-1}" \
     --node_rank="${NODE_RANK:-0}" \

@@ -4,32 +4,29 @@
 
 Input: images (N, 3, H, W) float32. Outputs: dets (N, K, 5), boxes xyxy in pixels of the input and score, best first,
 and labels (N, K), -1 where an image has fewer than K. With --raw: boxes (N, P, 4) and scores (N, P, C), before NMS.
-The file tells in its metadata how to prepare images; tools/onnx_detect.py reads that.
+The file tells in its metadata how to prepare images; tools/detect.py reads that.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import installed  # noqa: F401
 
-import yolov7_simple  # noqa: F401, I001  (before mmdet: it stands in for missing mmcv ops)
 import numpy as np
 import torch
 from mmengine.config import Config
 from numpy.typing import NDArray
 
-from yolov7_simple.runtime.errors import UserError
+from yolov7_simple.apis.inference import class_names, load_inferencer
+from yolov7_simple.deploy.check import check_export
 from yolov7_simple.deploy.export import DEFAULT_OPSET, MAX_OPSET, MIN_OPSET, DeployGraph, ExportError, export_onnx
 from yolov7_simple.deploy.metadata import build_metadata, default_size, read_preprocessing
-from yolov7_simple.deploy.check import check_export
-from yolov7_simple.apis.inference import class_names, load_inferencer
-from yolov7_simple.runtime.onnx_detector import OnnxDetector
+from yolov7_simple.runtime.errors import InputError, run_tool
 from yolov7_simple.runtime.files import IMAGE_SUFFIXES, check_writable, find_inputs, replacing
-from yolov7_simple.runtime.errors import InputError
 from yolov7_simple.runtime.images import read_image
+from yolov7_simple.runtime.onnx_detector import OnnxDetector
 
 
 def parse_args() -> argparse.Namespace:
@@ -119,7 +116,4 @@ def shape_text(detector: OnnxDetector) -> str:
 
 
 if __name__ == '__main__':
-    try:
-        main()
-    except (InputError, UserError, ExportError) as error:
-        sys.exit(f'error: {error}')
+    run_tool(main)

@@ -12,10 +12,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import installed  # noqa: F401
 
 import yolov7_simple  # noqa: F401  (before mmdet: it stands in for missing mmcv ops)
-from yolov7_simple.runtime.errors import UserError
+from yolov7_simple.runtime.errors import run_tool
 from yolov7_simple.utils.checkpoint import CAN_READ_SAFELY
 
 
@@ -76,14 +76,14 @@ def run(tool: str) -> None:
     if CAN_READ_SAFELY:
         # mmengine downloads checkpoints with torch.hub, which would otherwise run code pickled in them.
         os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
-    try:
-        runpy.run_path(str(path), run_name='__main__')
-    except UserError as error:
-        sys.exit(f'error: {error}')
+    runpy.run_path(str(path), run_name='__main__')
+
+
+def main() -> None:
+    if len(sys.argv) < 2 or sys.argv[1] in ('-h', '--help'):
+        sys.exit(__doc__)
+    run(sys.argv.pop(1))
 
 
 if __name__ == '__main__':
-    if len(sys.argv) < 2 or sys.argv[1] in ('-h', '--help'):
-        sys.exit(__doc__)
-    name = sys.argv.pop(1)
-    run(name)
+    run_tool(main)

@@ -10,21 +10,18 @@ WORK_DIR/report.html; that of a config is CONFIG's name with _schedule.html, in 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+import installed  # noqa: F401
 
-import yolov7_simple  # noqa: F401, I001  (before mmdet: it stands in for missing mmcv ops)
 from rich.progress import Progress
 
-from yolov7_simple.runtime.errors import UserError
 from yolov7_simple.apis.inference import load_config, load_inferencer
 from yolov7_simple.report.matching import evaluate
-from yolov7_simple.runtime.errors import InputError
-from yolov7_simple.runtime.files import check_writable, replacing
 from yolov7_simple.report.report import run_page, schedule_page
 from yolov7_simple.report.runs import read_run
+from yolov7_simple.runtime.errors import run_tool
+from yolov7_simple.runtime.files import check_writable, replacing
 
 
 def parse_args() -> argparse.Namespace:
@@ -64,7 +61,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    try:
-        main()
-    except (InputError, UserError) as error:
-        sys.exit(f'error: {error}')
+    run_tool(main)

@@ -11,7 +11,7 @@ GPUS=${GPUS:-8}
 GPUS_PER_NODE=${GPUS_PER_NODE:-8}
 # SRUN_ARGS is a list of words.
 # shellcheck disable=SC2086
-exec env PYTHONPATH="$HERE/..:${PYTHONPATH:-}" srun \
+exec srun \
     -p "$1" --job-name="$2" --gres="gpu:$GPUS_PER_NODE" \
     --ntasks="$GPUS" --ntasks-per-node="$GPUS_PER_NODE" --cpus-per-task="${CPUS_PER_TASK:-5}" \
     --kill-on-bad-exit=1 ${SRUN_ARGS:-} \

@@ -5,6 +5,8 @@ from pathlib import Path
 from mmdet_tool import run
 from mmengine.runner import Runner
 
+from yolov7_simple.runtime.errors import run_tool
+
 
 def keep_saved_config() -> None:
     """Do not overwrite a saved config, since with --tta the new one would be of another model."""
@@ -17,6 +19,10 @@ def keep_saved_config() -> None:
     Runner.dump_config = dump_if_new
 
 
-if __name__ == '__main__':
+def main() -> None:
     keep_saved_config()
     run('test.py')
+
+
+if __name__ == '__main__':
+    run_tool(main)

@@ -16,8 +16,7 @@ from pathlib import Path
 from mmdet_tool import run
 
 from yolov7_simple.own_data.config import own_config
-from yolov7_simple.runtime.errors import InputError
-from yolov7_simple.utils.checkpoint import CheckpointError
+from yolov7_simple.runtime.errors import run_tool
 
 
 def use_own_data() -> None:
@@ -42,12 +41,13 @@ def use_own_data() -> None:
     sys.argv[1:] = [str(config), '--work-dir', str(work_dir), *flags]
 
 
-if __name__ == '__main__':
+def main() -> None:
     if any(argument.split('=')[0] == '--data' for argument in sys.argv[1:]):
-        try:
-            use_own_data()
-        except (InputError, CheckpointError) as error:
-            sys.exit(f'error: {error}')
+        use_own_data()
     elif {'-h', '--help'} & set(sys.argv[1:]):
         print(__doc__)
     run('train.py')
+
+
+if __name__ == '__main__':
+    run_tool(main)

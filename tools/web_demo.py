@@ -10,10 +10,17 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import tempfile
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import installed  # noqa: F401
+
+from detect import load_detector
+
+if TYPE_CHECKING:
+    from yolov7_simple.runtime.detect import Detector
 
 # Before gradio is imported: this page talks to nobody but its user.
 os.environ.setdefault('GRADIO_ANALYTICS_ENABLED', 'False')
@@ -35,69 +42,34 @@ def parse_args() -> argparse.Namespace:
     is_onnx = args.model.endswith('.onnx')
     if is_onnx and args.checkpoint:
         parser.error(f'{args.model} needs no checkpoint: it holds its weights')
+    if is_onnx and args.device:
+        parser.error(f'--device is not for {args.model}, only for a config')
     if not is_onnx and not args.checkpoint:
         parser.error(f'{args.model}: a config needs a checkpoint, too')
     return args
 
 
-def load_detector(args: argparse.Namespace) -> tuple[Callable, list[str], float, float]:
-    """Load the model; gives what turns images into detections, class names, its lowest score, and its NMS's IoU."""
-    if args.checkpoint is None:
-        from onnx_detect import OnnxDetector
-
-        detector = OnnxDetector(args.model)
-        if not detector.has_nms:
-            raise SystemExit(f'error: {args.model} was exported with --raw; the page needs NMS inside')
-        return detector, detector.classes, detector.score_threshold, detector.iou_threshold
-    from detect import class_names, load_inferencer, speed_up, whole_detector
-
-    inferencer = load_inferencer(args.model, args.checkpoint, args.device)
-    inferencer.model = speed_up(inferencer.model)
-    test_cfg = inferencer.model.bbox_head.test_cfg
-    iou_thr = test_cfg.get('nms', {}).get('iou_threshold', 0.7)
-    return whole_detector(inferencer), list(class_names(inferencer.model)), test_cfg.get('score_thr', 0.001), iou_thr
-
-
-def build_page(detect: Callable, classes: list[str], lowest_score: float, highest_iou: float):
-    """Lay out the page.
-
-    Args:
-        detect: List of BGR images -> boxes (N, 4), scores (N,), labels (N,) of each.
-        classes: Names of the classes.
-        lowest_score: Below it the model gives nothing.
-        highest_iou: More than this no two objects of a class overlap in what the model gives.
-
-    Returns:
-        gradio's Blocks.
-    """
+def build_page(detector: Detector):
+    """Lay out the page; returns gradio's Blocks."""
     import gradio
-    import numpy as np
 
-    # Loaded by load_detector, with the package or without it.
-    pictures = sys.modules['yolov7_simple.pictures']
+    from yolov7_simple.runtime import InputError, draw_detections, read_image
+    from yolov7_simple.runtime.files import write_json
+    from yolov7_simple.runtime.nms import suppress
+    from yolov7_simple.runtime.results import CocoResults
 
-    def suppress(boxes, scores, labels, iou_thr):
-        """Suppress doubles of a class once more: (N,) of those kept, best first."""
-        kept = []
-        for i in np.argsort(-scores, kind='stable'):
-            rivals = boxes[[k for k in kept if labels[k] == labels[i]]]
-            sides = np.minimum(boxes[i, 2:], rivals[:, 2:]) - np.maximum(boxes[i, :2], rivals[:, :2])
-            inter = sides.clip(min=0).prod(1)
-            union = np.prod(boxes[i, 2:] - boxes[i, :2]) + (rivals[:, 2:] - rivals[:, :2]).prod(1) - inter
-            if not (inter > iou_thr * union).any():
-                kept.append(i)
-        return kept
+    classes, lowest_score, highest_iou = detector.classes, detector.score_threshold, detector.iou_threshold
 
     def find(path):
         """Detect in an uploaded file, at the model's own thresholds."""
         if path is None:
             return None
         try:
-            image = pictures.read_image(Path(path), MAX_MEGAPIXELS)
-        except pictures.InputError as error:
+            image = read_image(Path(path), MAX_MEGAPIXELS)
+        except InputError as error:
             # The page shows the name that the user knows, not where the server keeps the file.
             raise gradio.Error(str(error).replace(str(path), Path(path).name), duration=None) from error
-        return Path(path).name, image, *detect([image])[0]
+        return Path(path).name, image, *detector([image])[0]
 
     def show(found, score_thr, iou_thr):
         """Draw and list what passes the thresholds."""
@@ -112,11 +84,11 @@ def build_page(detect: Callable, classes: list[str], lowest_score: float, highes
             [classes[label], round(float(score), 3), *(round(float(value), 1) for value in box)]
             for box, score, label in zip(boxes, scores, labels)
         ]
-        results = pictures.CocoResults(classes)
+        results = CocoResults(classes)
         results.add(name, image.shape[:2], boxes, scores, labels)
         file = Path(tempfile.mkdtemp(dir=os.environ['GRADIO_TEMP_DIR'])) / f'{Path(name).stem}.json'
-        pictures.write_json(file, results.content)
-        return pictures.draw_detections(image, boxes, scores, labels, classes)[..., ::-1], rows, str(file)
+        write_json(file, results.content)
+        return draw_detections(image, boxes, scores, labels, classes)[..., ::-1], rows, str(file)
 
     with gradio.Blocks(title='Detect', analytics_enabled=False, delete_cache=(600, 1800)) as page:
         gradio.Markdown(
@@ -164,22 +136,18 @@ def build_page(detect: Callable, classes: list[str], lowest_score: float, highes
     return page
 
 
-def main() -> None:
-    args = parse_args()
+def main(args: argparse.Namespace) -> None:
+    from yolov7_simple.runtime import InputError
+
     try:
         import gradio  # noqa: F401
-    except ImportError:
-        sys.exit('error: the page needs gradio: pip install gradio')
-    try:
-        detector = load_detector(args)
-    except Exception as error:
-        # By name: with an ONNX file the package, where UserError is, is not imported.
-        if not {'UserError', 'InputError'} & {base.__name__ for base in type(error).__mro__}:
-            raise
-        sys.exit(f'error: {error}')
+    except ImportError as error:
+        raise InputError(f'the page needs gradio: pip install gradio ({error})') from error
+    options = {'device': args.device} if args.checkpoint else {}
+    detector = load_detector(args.model, args.checkpoint, **options)
     with tempfile.TemporaryDirectory() as folder:
         os.environ['GRADIO_TEMP_DIR'] = folder  # uploads and results go when the server does
-        build_page(*detector).launch(
+        build_page(detector).launch(
             server_name=args.host,
             server_port=args.port,
             max_file_size=MAX_UPLOAD,
@@ -190,4 +158,9 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    arguments = parse_args()
+    if arguments.checkpoint is None:
+        os.environ['YOLOV7_SIMPLE_RUNTIME_ONLY'] = '1'
+    from yolov7_simple.runtime.errors import run_tool
+
+    run_tool(partial(main, arguments))

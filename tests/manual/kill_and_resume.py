@@ -160,7 +160,7 @@ def kill_and_resume(folder: Path, kills: int, epochs: int, seed: int = 0) -> Non
             in_time, where = not was_killed(child), 'to the end'
         elif i % 2:
             in_time = was_killed(child)
-            where = f'killed while writing {", ".join(path.stem for path in work_dir.glob("*.part"))}'
+            where = f'killed while writing {", ".join(path.name for path in work_dir.glob(".*"))}'
         else:
             in_time = was_killed(child, begin + rng.uniform(0, 2 * seconds / (kills + 2) + 2))
             where = f'killed after {time.time() - begin:.1f} s'
@@ -170,10 +170,10 @@ def kill_and_resume(folder: Path, kills: int, epochs: int, seed: int = 0) -> Non
         lost, last = last - first, max(reached, first)
         print(f'Run {i + 1}: from step {first} ({lost} lost) to {last}, {where}', flush=True)
         assert 0 <= lost <= STEPS, 'more than one interval of checkpoints was lost'
-        for path in work_dir.glob('*.pth'):
+        for path in work_dir.glob('[!.]*.pth'):
             load(path)
     assert_same(load(work_dir / final), load(straight / final))
-    assert not list(work_dir.glob('*.part'))
+    assert not list(work_dir.glob('.*'))
     print(f'{kills} kills later: the same to the last bit, {score(work_dir / final)}')
 
 

@@ -1,29 +1,21 @@
 import copy
 import json
-import subprocess
 import sys
 
+import export_onnx as tool
 import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import SHARED
-from mmdet.apis import DetInferencer
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
-from small_model import CLASSES, ROOT, build_model, write_config, write_images, write_model
+from small_model import CLASSES, build_model, export, write_config, write_images, write_model
 
 from yolov7_simple.apis.inference import load_config, load_inferencer
 from yolov7_simple.deploy.check import check_export, compare
-from yolov7_simple.deploy.export import DeployGraph, ExportError, export_onnx
-from yolov7_simple.deploy.metadata import build_metadata, default_size, padded_size, read_preprocessing
+from yolov7_simple.deploy.export import DeployGraph, ExportError
+from yolov7_simple.deploy.metadata import default_size, padded_size, read_preprocessing
 from yolov7_simple.runtime.errors import InputError
-from yolov7_simple.runtime.images import read_image
 from yolov7_simple.runtime.onnx_detector import OnnxDetector
 from yolov7_simple.utils.checkpoint import CheckpointError
-
-sys.path.insert(0, str(ROOT / 'tools'))
-import export_onnx as tool
 
 
 @pytest.fixture(scope='module')
@@ -38,13 +30,6 @@ def files(tmp_path_factory):
 @pytest.fixture(scope='module')
 def model(files):
     return load_inferencer(files / 'small.py', files / 'small.pth', 'cpu').model
-
-
-def export(model, path, config, size=(96, 128), **options):
-    graph = DeployGraph(model, options.pop('with_nms', True))
-    metadata = build_metadata(graph, CLASSES, read_preprocessing(load_config(config)))
-    export_onnx(graph, path, size, metadata=metadata, **options)
-    return graph, OnnxDetector(path, 1)
 
 
 def run_tool(monkeypatch, *args):
@@ -130,30 +115,6 @@ def test_metadata_tells_how_to_use_the_file(files, model, tmp_path):
     assert properties['std'] == [255.0] * 3 and properties['channel_order'] == 'BGR'
     assert properties['pad_value'] == pytest.approx(114 / 255) and properties['pad_size_divisor'] == 32
     assert (properties['score_threshold'], properties['iou_threshold']) == (0.6, 0.5)
-
-
-def test_detector_prepares_images_as_mmdet_does(files, tmp_path):
-    inferencer = load_inferencer(files / 'small.py', files / 'small.pth', 'cpu')
-    _, detector = export(inferencer.model, tmp_path / 'a.onnx', files / 'small.py', dynamic_size=True)
-    for path in sorted((files / 'images').iterdir()):
-        sample = inferencer.pipeline(str(path))
-        batch = {'inputs': [sample['inputs']], 'data_samples': [sample['data_samples']]}
-        wanted = inferencer.model.data_preprocessor(batch)['inputs']
-        given, factors = detector.preprocess([read_image(path)])
-        np.testing.assert_allclose(given, wanted, atol=1e-6)
-        assert factors[0].tolist() == pytest.approx(sample['data_samples'].scale_factor)
-
-
-def test_detector_gives_mmdets_detections_in_pixels_of_the_image(files, tmp_path):
-    inferencer = load_inferencer(files / 'small.py', files / 'small.pth', 'cpu')
-    _, detector = export(inferencer.model, tmp_path / 'a.onnx', files / 'small.py', dynamic_size=True)
-    for path in sorted((files / 'images').iterdir()):
-        wanted = inferencer(str(path), return_datasamples=True)['predictions'][0].pred_instances.numpy()
-        boxes, scores, labels = detector([read_image(path)])[0]
-        assert len(scores) == len(wanted.scores) > 20
-        np.testing.assert_allclose(scores, wanted.scores, atol=1e-5)
-        np.testing.assert_allclose(boxes, wanted.bboxes, atol=1e-2)
-        assert (labels == wanted.labels).all()
 
 
 @pytest.mark.parametrize(
@@ -266,111 +227,3 @@ def test_a_pipeline_that_metadata_cannot_tell_is_refused(tmp_path):
     cfg.test_dataloader.dataset.pipeline.insert(2, {'type': 'RandomCrop'})
     with pytest.raises(ExportError, match='RandomCrop'):
         read_preprocessing(cfg)
-
-
-def test_inferencer_by_config_and_weights_and_by_weights_alone(files):
-    image = str(files / 'images' / 'image0.png')
-    results = []
-    for config in (str(files / 'small.py'), None):
-        inferencer = DetInferencer(config, str(files / 'small.pth'), device='cpu', show_progress=False)
-        assert tuple(inferencer.model.dataset_meta['classes']) == CLASSES
-        results.append(inferencer(image)['predictions'][0])
-    assert results[0] == results[1] and len(results[0]['scores']) > 20
-
-
-BLOCK_TORCH = (
-    'import runpy, sys; sys.modules.update(torch=None, mmdet=None, mmengine=None, mmcv=None); '
-    'sys.argv = sys.argv[1:]; sys.path.insert(0, {tools!r}); runpy.run_path(sys.argv[0], run_name="__main__")'
-)
-
-
-def onnx_detect(*args):
-    """Run the tool where torch and mmdet cannot be imported."""
-    code = BLOCK_TORCH.format(tools=str(ROOT / 'tools'))
-    command = [sys.executable, '-c', code, str(ROOT / 'tools/onnx_detect.py'), *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-def test_onnx_detect_needs_no_torch_and_reports_bad_images(files, model, tmp_path):
-    _, detector = export(model, tmp_path / 'a.onnx', files / 'small.py', dynamic_size=True)
-    (tmp_path / 'bad.jpg').write_text('not an image')
-    done = onnx_detect(
-        tmp_path / 'a.onnx',
-        files / 'images',
-        tmp_path / 'bad.jpg',
-        tmp_path / 'none.jpg',
-        '--out-dir',
-        tmp_path / 'out',
-    )
-    assert done.returncode == 1, done.stderr
-    assert 'bad.jpg: not an image' in done.stderr and 'none.jpg: cannot be read' in done.stderr
-    content = json.loads((tmp_path / 'out/detections.json').read_text())
-    assert [image['file_name'] for image in content['images']] == ['image0.png', 'image1.png', 'image2.png']
-    assert [category['name'] for category in content['categories']] == list(CLASSES)
-    boxes, scores, _ = detector([read_image(files / 'images/image1.png')])[0]
-    found = [one for one in content['annotations'] if one['image_id'] == 2]
-    np.testing.assert_allclose([one['score'] for one in found], scores, atol=1e-5)
-    x, y, width, height = found[0]['bbox']
-    np.testing.assert_allclose([x, y, x + width, y + height], boxes[0], atol=1e-2)
-    for name in ('image0.png', 'image1.png', 'image2.png'):
-        drawn = read_image(tmp_path / 'out/pictures' / name)
-        assert drawn.shape[0] >= read_image(files / 'images' / name).shape[0]
-
-
-def test_onnx_detect_names_a_file_that_is_not_ours(tmp_path):
-    node = onnx.helper.make_node('Identity', ['images'], ['dets'])
-    value = [onnx.helper.make_tensor_value_info(name, 1, [1, 3, 32, 32]) for name in ('images', 'dets')]
-    graph = onnx.helper.make_graph([node], 'other', value[:1], value[1:])
-    opset = [onnx.helper.make_opsetid('', 17)]
-    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / 'other.onnx')
-    with pytest.raises(InputError, match=r'not written by tools/export_onnx\.py'):
-        OnnxDetector(tmp_path / 'other.onnx')
-    (tmp_path / 'text.onnx').write_text('hello')
-    with pytest.raises(InputError, match='cannot load'):
-        OnnxDetector(tmp_path / 'text.onnx')
-
-
-def test_the_two_kinds_of_inference_score_the_same_on_bccd(files, model, tmp_path):
-    """COCO's metric gives the same on mmdet's and on ONNX Runtime's detections of real images."""
-    data = SHARED / 'data/bccd'
-    if not data.is_dir():
-        pytest.skip(f'needs {data}')
-    truth = COCO(str(data / 'annotations/test.json'))
-    images = list(truth.imgs.values())[:12]
-    inferencer = load_inferencer(files / 'small.py', files / 'small.pth', 'cpu')
-    _, detector = export(model, tmp_path / 'a.onnx', files / 'small.py')
-    # Random weights find no real object, so mmdet's own best detections serve as the truth for both.
-    scores = []
-    annotations: list = []
-    for source in ('truth', 'torch', 'onnx'):
-        rows = []
-        for image in images:
-            path = data / 'images' / image['file_name']
-            if source == 'onnx':
-                boxes, values, labels = detector([read_image(path)])[0]
-            else:
-                found = inferencer(str(path), return_datasamples=True)['predictions'][0].pred_instances.numpy()
-                boxes, values, labels = found.bboxes, found.scores, found.labels
-            for i, (box, value, label) in enumerate(zip(boxes.tolist(), values.tolist(), labels.tolist())):
-                size = [box[2] - box[0], box[3] - box[1]]
-                if source == 'truth' and i % 7:
-                    continue
-                row = {'image_id': image['id'], 'category_id': label + 1, 'bbox': [*box[:2], *size], 'score': value}
-                rows.append({**row, 'id': len(rows) + 1, 'area': size[0] * size[1], 'iscrowd': 0})
-        if source == 'truth':
-            annotations = rows
-            continue
-        target = COCO()
-        target.dataset = {
-            'images': images,
-            'categories': [{'id': i + 1, 'name': name} for i, name in enumerate(CLASSES)],
-            'annotations': annotations,
-        }
-        target.createIndex()
-        evaluation = COCOeval(target, target.loadRes(rows), 'bbox')
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-        scores.append(evaluation.stats[0])
-    assert 0.05 < scores[0] < 0.95
-    assert scores[1] == pytest.approx(scores[0], abs=1e-3)

@@ -1,7 +1,6 @@
 """The page in a real browser. Not run, and said so, where gradio, selenium or Chromium are missing."""
 
 import contextlib
-import importlib
 import importlib.util
 import json
 import shutil
@@ -10,11 +9,16 @@ import subprocess
 import sys
 import time
 import urllib.request
+from functools import partial
 
 import cv2
 import numpy as np
 import pytest
-from small_model import CLASSES, ROOT, write_images, write_model
+import web_demo
+from small_model import CLASSES, ROOT, export, write_images, write_model
+
+from yolov7_simple.apis.inference import load_inferencer
+from yolov7_simple.runtime.errors import run_tool
 
 missing = [name for name in ('gradio', 'selenium') if importlib.util.find_spec(name) is None]
 missing += [name for name in ('chromium', 'chromedriver') if shutil.which(name) is None]
@@ -48,17 +52,11 @@ def free_port():
 
 @pytest.fixture(scope='module')
 def files(tmp_path_factory):
-    """Folder with small.py, small.pth, small.onnx, images/, and files that only look like images."""
-    from yolov7_simple.apis.inference import load_config, load_inferencer
-    from yolov7_simple.deploy.export import DeployGraph, export_onnx
-    from yolov7_simple.deploy.metadata import build_metadata, read_preprocessing
-
+    """Folder with small.py, small.pth, small.onnx, images/ and what only looks like an image."""
     folder = tmp_path_factory.mktemp('web')
     write_images(folder / 'images')
     config, checkpoint = write_model(folder, max_per_img=30)
-    graph = DeployGraph(load_inferencer(config, checkpoint, 'cpu').model)
-    metadata = build_metadata(graph, CLASSES, read_preprocessing(load_config(config)))
-    export_onnx(graph, folder / 'small.onnx', (128, 128), metadata=metadata)
+    export(load_inferencer(config, checkpoint, 'cpu').model, folder / 'small.onnx', config, (128, 128))
     (folder / 'text.jpg').write_text('I am a text file.')
     rng = np.random.default_rng(0)
     cv2.imwrite(str(folder / 'large.png'), rng.integers(0, 255, (2700, 2700, 3), np.uint8))  # over 20 MB
@@ -177,6 +175,7 @@ def test_uploads_are_limited_in_size(files, browser):
         (['none.onnx'], 'none.onnx: no such ONNX file'),
         (['small.py'], 'a config needs a checkpoint'),
         (['small.onnx', 'small.pth'], 'needs no checkpoint'),
+        (['small.onnx', '--device', 'cpu'], '--device is not for small.onnx'),
     ],
 )
 def test_mistakes_get_one_clear_message(files, arguments, message):
@@ -188,7 +187,6 @@ def test_mistakes_get_one_clear_message(files, arguments, message):
 def test_an_option_that_cannot_be_is_one_message(files, tmp_path, monkeypatch):
     config = tmp_path / 'wrong.py'
     config.write_text(f"_base_ = '{files}/small.py'\nmodel = dict(backbone=dict(arch='small'))\n")
-    monkeypatch.syspath_prepend(ROOT / 'tools')
     monkeypatch.setattr('sys.argv', ['web_demo.py', str(config), str(files / 'small.pth')])
     with pytest.raises(SystemExit, match='error: ELANNet: arch must be one of'):
-        importlib.import_module('web_demo').main()
+        run_tool(partial(web_demo.main, web_demo.parse_args()))

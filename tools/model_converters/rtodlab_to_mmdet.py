@@ -4,16 +4,18 @@ Example: ``python tools/model_converters/rtodlab_to_mmdet.py yolov7_tiny_coco.pt
 """
 
 import argparse
-import os
-import sys
+import runpy
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+# ruff: noqa: E402
+runpy.run_path(str(Path(__file__).resolve().parents[1] / 'installed.py'))  # a folder up, where imports do not look
 
 import torch
 
 import yolov7_simple
 from yolov7_simple.models.rtodlab import convert_state_dict, find_size, load_original
+from yolov7_simple.runtime.errors import run_tool
+from yolov7_simple.runtime.files import check_writable, replacing
 
 
 def parse_args() -> argparse.Namespace:
@@ -25,32 +27,20 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    if args.dst.exists():
-        sys.exit(f'{args.dst} exists: remove it, or choose another name')
-    if not args.dst.parent.is_dir():
-        sys.exit(f'{args.dst.parent} is no folder to write to')
-    try:
-        original = load_original(args.src)
-        state_dict = convert_state_dict(original)
-    except ValueError as error:
-        sys.exit(f'Nothing was written. {error}')
-
+    check_writable(args.dst)
+    original = load_original(args.src)
+    state_dict = convert_state_dict(original)
     num_classes = len(state_dict['bbox_head.cls_preds.0.bias'])
     meta = {'source': 'RT-ODLab', 'yolov7_simple_version': yolov7_simple.__version__}
     if num_classes == 80:
         from mmdet.datasets import CocoDataset
 
         meta['dataset_meta'] = {key: CocoDataset.METAINFO[key] for key in ('classes', 'palette')}
-    # Written beside the target and then renamed, so that the target is never half a file.
-    partial = args.dst.with_name(f'.{args.dst.name}.{os.getpid()}')
-    try:
-        torch.save({'state_dict': state_dict, 'meta': meta}, partial)
-        partial.replace(args.dst)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(args.dst) as temporary:
+        torch.save({'state_dict': state_dict, 'meta': meta}, temporary)
     size = find_size(original)
     print(f'{args.dst}: {len(state_dict)} tensors, {num_classes} classes, for configs/yolov7/{size.config}')
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

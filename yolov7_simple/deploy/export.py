@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from ..models.boxes import decode_boxes, flatten_levels, gather_rows, smaller
 from ..ops.nms import nms
+from ..runtime.errors import UserError
 
 # 11 is the first with NonMaxSuppression and TopK as used here, 20 the last that torch's TorchScript exporter supports.
 MIN_OPSET, DEFAULT_OPSET, MAX_OPSET = 11, 17, 20
 
 
-class ExportError(Exception):
+class ExportError(UserError):
     """A model that cannot be exported, or an export that differs from the model."""
 
 

@@ -20,7 +20,7 @@ from ..datasets.mix_dataset import SeededMixDataset
 from ..datasets.mosaic import MosaicAffineMixUp
 from ..models.fast import speed_up
 from ..utils.checkpoint import check_weights, misshapen
-from ..utils.options import Count, CountOr0, checked_options
+from ..utils.options import Count, CountOr0, OptionError, checked_options
 
 
 def walk_datasets(dataset: Dataset) -> Iterator[Dataset]:
@@ -54,7 +54,7 @@ class LastStageHook(Hook):
         num_last_epochs: Length of the last stage; 0 for none.
 
     Raises:
-        ValueError: A negative length, a training loop without epochs, or a head without ``use_l1``.
+        OptionError: A negative length; a training loop without epochs, a head without ``use_l1``.
     """
 
     def __init__(self, num_last_epochs: CountOr0 = 20) -> None:
@@ -64,9 +64,9 @@ class LastStageHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Check loop and head now, not only when the last stage begins."""
         if self.num_last_epochs and isinstance(runner.train_loop, IterBasedTrainLoop):
-            raise ValueError('LastStageHook counts epochs: use EpochBasedTrainLoop, or num_last_epochs=0')
+            raise OptionError('LastStageHook counts epochs: use EpochBasedTrainLoop, or num_last_epochs=0')
         if self.num_last_epochs and not hasattr(self._head(runner), 'use_l1'):
-            raise ValueError('LastStageHook turns on the L1 loss of model.bbox_head, which has no use_l1')
+            raise OptionError('LastStageHook turns on the L1 loss of model.bbox_head, which has no use_l1')
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Switch to the last stage at its first epoch."""
@@ -98,12 +98,12 @@ class MixDatasetHook(Hook):
         """Find the datasets.
 
         Raises:
-            ValueError: A wrapper around one would repeat samples within an epoch.
+            OptionError: A wrapper around one would repeat samples within an epoch.
         """
         self._datasets, self._num_damaged = [], 0
         for dataset in walk_datasets(runner.train_dataloader.dataset):
             if isinstance(getattr(dataset, 'dataset', None), SeededMixDataset):
-                raise ValueError(
+                raise OptionError(
                     f'{type(dataset).__name__} around SeededMixDataset would repeat its samples: swap the two'
                 )
             if isinstance(dataset, SeededMixDataset):

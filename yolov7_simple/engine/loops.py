@@ -14,6 +14,8 @@ from mmengine.runner import EpochBasedTrainLoop, ValLoop
 from mmengine.runner.amp import autocast
 from torch.utils.data import Sampler
 
+from ..utils.options import OptionError
+
 # Key of the message hub, which checkpoints hold: [epoch, batches done, batches of an epoch] where a run was stopped.
 INTERRUPTED = 'interrupted'
 
@@ -72,14 +74,14 @@ class LossValLoop(ValLoop):
     evaluation mode. Each batch passes the model twice, which takes longer.
 
     Raises:
-        ValueError: The pipeline loads no annotations.
+        OptionError: The pipeline loads no annotations.
     """
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         names = [type(transform).__name__ for transform in self.dataloader.dataset.pipeline.transforms]
         if 'LoadAnnotations' not in names:
-            raise ValueError(
+            raise OptionError(
                 f'LossValLoop: the pipeline of val_dataloader has no LoadAnnotations, without which there is no loss: '
                 f'{names}'
             )

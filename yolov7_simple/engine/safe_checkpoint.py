@@ -19,6 +19,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
+from ..runtime.files import remove_partial, replacing
 from .loops import INTERRUPTED, ResumableTrainLoop
 
 BACKEND = 'yolov7_simple.atomic'
@@ -34,14 +35,10 @@ class AtomicLocalBackend(LocalBackend):
         Raises:
             OSError: Writing failed; a file that was there before is unchanged.
         """
-        part = f'{filepath}.part'
         try:
-            super().put(obj, part)
-            with open(part, 'rb+') as file:
-                os.fsync(file.fileno())
-            os.replace(part, filepath)
+            with replacing(Path(filepath), to_disk=True) as temporary:
+                super().put(obj, temporary)
         except OSError as error:
-            Path(part).unlink(missing_ok=True)
             raise OSError(
                 error.errno,
                 f'{error.strerror}: {filepath} was not written ({len(obj) / 2**20:.1f} MiB). The checkpoints before it '
@@ -59,8 +56,8 @@ def repair_last_checkpoint(work_dir: str | Path) -> None:
     # DeepSpeed's checkpoints are folders. All others are zip archives; a torn one lacks the directory at its end.
     if named and ('://' in named or Path(named).is_dir() or zipfile.is_zipfile(named)):
         return
-    # best_*.pth cannot be resumed from: they hold no optimiser.
-    files = [path for path in Path(work_dir).glob('*.pth') if not path.name.startswith('best_')]
+    # best_*.pth cannot be resumed from, as they hold no optimiser; a dot in front marks what was being written.
+    files = [path for path in Path(work_dir).glob('*.pth') if not path.name.startswith(('best_', '.'))]
     whole = [path for path in files if zipfile.is_zipfile(path)]
     if named or files:
         newest = max(whole, key=lambda path: path.stat().st_mtime, default=None)
@@ -123,8 +120,8 @@ class SafeCheckpointHook(CheckpointHook):
         if runner._resume and runner._load_from is None:
             if is_main_process():
                 repair_last_checkpoint(runner.work_dir)
-                for path in Path(runner.work_dir).glob('*.part'):
-                    path.unlink()  # a killed run was writing it, and may never write to this name again
+                for pattern in ('*.pth', 'last_checkpoint'):
+                    remove_partial(Path(runner.work_dir), pattern)
             barrier()
 
     def before_train(self, runner: Runner) -> None:

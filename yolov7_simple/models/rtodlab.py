@@ -94,13 +94,13 @@ def find_size(state_dict: dict[str, Tensor]) -> Size:
     """Tell which of the original's models this is.
 
     Raises:
-        ValueError: None of them.
+        CheckpointError: None of them.
     """
     for size in SIZES:
         key, width = size.stem
         if key in state_dict and state_dict[key].shape[0] == width:
             return size
-    raise ValueError(
+    raise CheckpointError(
         'This is not a YOLOv7 of RT-ODLab: its first convolution is none of '
         + ', '.join(f'{size.stem[0]} with {size.stem[1]} filters ({size.arch})' for size in SIZES)
         + f'. The first keys are {list(state_dict)[:3]}.'
@@ -126,14 +126,14 @@ def convert_state_dict(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         A new dict of the same tensors that the detector of this package loads strictly.
 
     Raises:
-        ValueError: Unknown, missing or misshapen keys, all of them named.
+        CheckpointError: Unknown, missing or misshapen keys, all of them named.
     """
     if state_dict and all(key.startswith('module.') for key in state_dict):
         state_dict = {key.removeprefix('module.'): value for key, value in state_dict.items()}
     size = find_size(state_dict)
     classes = state_dict.get('cls_preds.0.weight')
     if classes is None:
-        raise ValueError('Missing key: cls_preds.0.weight, which tells the number of classes.')
+        raise CheckpointError('Missing key: cls_preds.0.weight, which tells the number of classes.')
     wanted = build_network(size, classes.shape[0]).state_dict()
 
     sources = {key: original_key(key, size) for key in wanted}
@@ -150,7 +150,7 @@ def convert_state_dict(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         if names
     ]
     if problems:
-        raise ValueError(f'Cannot convert this checkpoint, arch {size.arch!r}. Keys ' + '; '.join(problems) + '.')
+        raise CheckpointError(f'Cannot convert this checkpoint, arch {size.arch!r}. Keys ' + '; '.join(problems) + '.')
     return {key: state_dict[source] for key, source in sources.items()}
 
 

@@ -57,7 +57,7 @@ def check_writable(path: Path, overwrite: bool = False) -> None:
     if path.is_dir():
         raise InputError(f'{path}: is a folder; name a file')
     if path.exists() and not overwrite:
-        raise InputError(f'{path}: exists already; remove it, name another file, or pass --overwrite')
+        raise InputError(f'{path}: exists already; remove it, or name another file')
     if not path.parent.is_dir():
         raise InputError(f'{path}: there is no folder {path.parent}; create it first')
     if not os.access(path.parent, os.W_OK):
@@ -65,14 +65,29 @@ def check_writable(path: Path, overwrite: bool = False) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; its file replaces ``path`` on success and is removed on failure."""
+def replacing(path: Path, to_disk: bool = False) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; its file replaces ``path`` on success and is removed on failure.
+
+    Args:
+        path: Its suffix is the temporary file's, too, as some libraries choose the format by it.
+        to_disk: Wait until the disk itself has the file, so that no loss of power can leave half of it.
+    """
     temporary = path.with_name(f'.{path.stem}.{os.getpid()}.part{path.suffix}')
     try:
         yield temporary
+        if to_disk:
+            with open(temporary, 'rb+') as file:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_partial(folder: Path, pattern: str) -> None:
+    """Remove what :func:`replacing` had of a file, named by a pattern, when its process was killed."""
+    stem, suffix = os.path.splitext(pattern)
+    for path in folder.glob(f'.{stem}.*.part{suffix}'):
+        path.unlink()
 
 
 def write_json(path: Path, content: dict | list) -> None:

@@ -40,12 +40,14 @@ class OnnxDetector:
         iou_threshold (float): Largest IoU of two detections of a class.
 
     Raises:
-        InputError: The file is not there, or was not written by that tool.
+        InputError: The file is not there or was not written by that tool, or onnxruntime is missing.
     """
 
     def __init__(self, path: str | Path, num_threads: int | None = None) -> None:
-        import onnxruntime
-
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise InputError(f'{path}: ONNX files need onnxruntime: pip install onnxruntime ({error})') from error
         if not Path(path).is_file():
             raise InputError(f'{path}: no such ONNX file')
         options = onnxruntime.SessionOptions()

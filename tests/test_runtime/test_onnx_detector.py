@@ -1,0 +1,112 @@
+import sys
+
+import numpy as np
+import onnx
+import pytest
+from conftest import SHARED
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from small_model import CLASSES, export, write_images, write_model
+
+from yolov7_simple.apis.inference import load_inferencer
+from yolov7_simple.runtime import InputError, OnnxDetector, read_image
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory):
+    """Folder with small.py, small.pth and images/."""
+    folder = tmp_path_factory.mktemp('onnx')
+    write_images(folder / 'images')
+    write_model(folder)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def model(files):
+    return load_inferencer(files / 'small.py', files / 'small.pth', 'cpu').model
+
+
+def test_detector_prepares_images_as_mmdet_does(files, tmp_path):
+    inferencer = load_inferencer(files / 'small.py', files / 'small.pth', 'cpu')
+    _, detector = export(inferencer.model, tmp_path / 'a.onnx', files / 'small.py', dynamic_size=True)
+    for path in sorted((files / 'images').iterdir()):
+        sample = inferencer.pipeline(str(path))
+        batch = {'inputs': [sample['inputs']], 'data_samples': [sample['data_samples']]}
+        wanted = inferencer.model.data_preprocessor(batch)['inputs']
+        given, factors = detector.preprocess([read_image(path)])
+        np.testing.assert_allclose(given, wanted, atol=1e-6)
+        assert factors[0].tolist() == pytest.approx(sample['data_samples'].scale_factor)
+
+
+def test_detector_gives_mmdets_detections_in_pixels_of_the_image(files, tmp_path):
+    inferencer = load_inferencer(files / 'small.py', files / 'small.pth', 'cpu')
+    _, detector = export(inferencer.model, tmp_path / 'a.onnx', files / 'small.py', dynamic_size=True)
+    for path in sorted((files / 'images').iterdir()):
+        wanted = inferencer(str(path), return_datasamples=True)['predictions'][0].pred_instances.numpy()
+        boxes, scores, labels = detector([read_image(path)])[0]
+        assert len(scores) == len(wanted.scores) > 20
+        np.testing.assert_allclose(scores, wanted.scores, atol=1e-5)
+        np.testing.assert_allclose(boxes, wanted.bboxes, atol=1e-2)
+        assert (labels == wanted.labels).all()
+
+
+def test_a_file_that_is_not_ours_is_named(tmp_path, monkeypatch):
+    node = onnx.helper.make_node('Identity', ['images'], ['dets'])
+    value = [onnx.helper.make_tensor_value_info(name, 1, [1, 3, 32, 32]) for name in ('images', 'dets')]
+    graph = onnx.helper.make_graph([node], 'other', value[:1], value[1:])
+    opset = [onnx.helper.make_opsetid('', 17)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / 'other.onnx')
+    with pytest.raises(InputError, match=r'not written by tools/export_onnx\.py'):
+        OnnxDetector(tmp_path / 'other.onnx')
+    (tmp_path / 'text.onnx').write_text('hello')
+    with pytest.raises(InputError, match='cannot load'):
+        OnnxDetector(tmp_path / 'text.onnx')
+    monkeypatch.setitem(sys.modules, 'onnxruntime', None)
+    with pytest.raises(InputError, match='pip install onnxruntime'):
+        OnnxDetector(tmp_path / 'other.onnx')
+
+
+def test_the_two_kinds_of_inference_score_the_same_on_bccd(files, model, tmp_path):
+    """COCO's metric on mmdet's and on ONNX Runtime's detections of real images, whatever the detector is worth."""
+    data = SHARED / 'data/bccd'
+    if not data.is_dir():
+        pytest.skip(f'needs {data}')
+    truth = COCO(str(data / 'annotations/test.json'))
+    images = list(truth.imgs.values())[:12]
+    inferencer = load_inferencer(files / 'small.py', files / 'small.pth', 'cpu')
+    _, detector = export(model, tmp_path / 'a.onnx', files / 'small.py')
+    # Random weights find nothing true, so mmdet's own best detections are the truth that both are judged on.
+    scores = []
+    annotations: list = []
+    for judged in ('truth', 'torch', 'onnx'):
+        rows = []
+        for image in images:
+            path = data / 'images' / image['file_name']
+            if judged == 'onnx':
+                boxes, values, labels = detector([read_image(path)])[0]
+            else:
+                found = inferencer(str(path), return_datasamples=True)['predictions'][0].pred_instances.numpy()
+                boxes, values, labels = found.bboxes, found.scores, found.labels
+            for i, (box, value, label) in enumerate(zip(boxes.tolist(), values.tolist(), labels.tolist())):
+                size = [box[2] - box[0], box[3] - box[1]]
+                if judged == 'truth' and i % 7:
+                    continue
+                row = {'image_id': image['id'], 'category_id': label + 1, 'bbox': [*box[:2], *size], 'score': value}
+                rows.append({**row, 'id': len(rows) + 1, 'area': size[0] * size[1], 'iscrowd': 0})
+        if judged == 'truth':
+            annotations = rows
+            continue
+        target = COCO()
+        target.dataset = {
+            'images': images,
+            'categories': [{'id': i + 1, 'name': name} for i, name in enumerate(CLASSES)],
+            'annotations': annotations,
+        }
+        target.createIndex()
+        evaluation = COCOeval(target, target.loadRes(rows), 'bbox')
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+        scores.append(evaluation.stats[0])
+    assert 0.05 < scores[0] < 0.95
+    assert scores[1] == pytest.approx(scores[0], abs=1e-3)

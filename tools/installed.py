@@ -1,0 +1,7 @@
+"""Ends a tool in one line where yolov7_simple is missing: each tool imports this first."""
+
+import sys
+from importlib.util import find_spec
+
+if find_spec('yolov7_simple') is None:
+    sys.exit('error: yolov7_simple is not installed in this Python: pip install -e . in the checkout')

@@ -1,0 +1,98 @@
+"""Detect with a config and a checkpoint as with an ONNX file: whole images, or large ones slice by slice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..models.fast import speed_up
+from ..runtime.errors import InputError
+from ..runtime.onnx_detector import Detections
+from .inference import class_names, load_inferencer
+
+
+class TorchDetector:
+    """Detect in whole images, through mmdet's inferencer; used as :class:`~yolov7_simple.runtime.OnnxDetector` is.
+
+    Args:
+        config: Config file.
+        checkpoint: Checkpoint file.
+        device: Such as ``'cpu'`` or ``'cuda:0'``; None: the best there is.
+        fast: Detect with the copy of :func:`speed_up`.
+        compiled: That, compiled by torch.
+
+    Attributes:
+        inferencer (DetInferencer): mmdet's.
+        classes (tuple[str, ...]): Names of the classes, in the order of the labels.
+        score_threshold (float): It gives no detections below.
+        iou_threshold (float): No two of its detections of a class overlap more.
+
+    Raises:
+        CheckpointError: Config or checkpoint cannot be used, or they do not fit.
+    """
+
+    def __init__(
+        self,
+        config: str | Path,
+        checkpoint: str | Path,
+        device: str | None = None,
+        fast: bool = True,
+        compiled: bool = False,
+    ) -> None:
+        self.inferencer = load_inferencer(config, checkpoint, device)
+        model = self.inferencer.model
+        self.classes = class_names(model)
+        self.score_threshold = model.bbox_head.test_cfg.get('score_thr', 0.001)
+        self.iou_threshold = model.bbox_head.test_cfg.get('nms', {}).get('iou_threshold', 0.7)
+        if fast or compiled:
+            self.inferencer.model = speed_up(model, compiled)
+
+    def __call__(self, images: Sequence[NDArray[np.uint8]]) -> list[Detections]:
+        """Detect in BGR images, (H, W, 3) each."""
+        samples = self.inferencer(list(images), batch_size=len(images), return_datasamples=True)['predictions']
+        found = [sample.pred_instances.cpu().numpy() for sample in samples]
+        return [Detections(instances.bboxes, instances.scores, instances.labels) for instances in found]
+
+
+class SlicedDetector(TorchDetector):
+    """Detect in overlapping squares and in the whole image, through sahi, which merges what is found.
+
+    Args:
+        config: Config file.
+        checkpoint: Checkpoint file.
+        side: Of the squares, in pixels.
+        score_thr: What is found below is left out before merging.
+        **options: See :class:`TorchDetector`.
+
+    Raises:
+        InputError: sahi is missing.
+        CheckpointError: See :class:`TorchDetector`.
+    """
+
+    def __init__(self, config: str | Path, checkpoint: str | Path, side: int, score_thr: float, **options) -> None:
+        try:
+            from sahi.models.mmdet import MmdetDetectionModel
+            from sahi.predict import get_sliced_prediction
+        except ImportError as error:
+            raise InputError(f'--slice needs the sahi package: pip install sahi ({error})') from error
+        super().__init__(config, checkpoint, **options)
+        self.side = side
+        self._model = MmdetDetectionModel(model=self.inferencer, confidence_threshold=score_thr, device='cpu')
+        self._predict = get_sliced_prediction
+
+    def __call__(self, images: Sequence[NDArray[np.uint8]]) -> list[Detections]:
+        """Detect in BGR images, (H, W, 3) each."""
+        return [self._detect_slices(image) for image in images]
+
+    def _detect_slices(self, image: NDArray[np.uint8]) -> Detections:
+        rgb = np.ascontiguousarray(image[..., ::-1])
+        objects = self._predict(rgb, self._model, slice_height=self.side, slice_width=self.side, verbose=0)
+        objects = sorted(objects.object_prediction_list, key=lambda one: -one.score.value)
+        return Detections(
+            np.array([one.bbox.to_xyxy() for one in objects], np.float32).reshape(-1, 4),
+            np.array([one.score.value for one in objects], np.float32),
+            np.array([one.category.id for one in objects], np.int64),
+        )

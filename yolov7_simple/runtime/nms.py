@@ -1,0 +1,32 @@
+"""Exact non-maximum suppression in numpy, for a few hundred boxes. N boxes, K of them kept."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def suppress(boxes: NDArray, scores: NDArray, labels: NDArray, iou_threshold: float) -> NDArray[np.int64]:
+    """Keep each box that no better kept box of its class overlaps by more than ``iou_threshold``.
+
+    OpenCV's ``NMSBoxesBatched`` keeps others: of boxes without an area, which clipping makes, it keeps only one.
+
+    Args:
+        boxes: (N, 4), xyxy in pixels.
+        scores: (N,).
+        labels: (N,), indices of classes.
+        iou_threshold: Boxes that overlap by more than this are suppressed.
+
+    Returns:
+        (K,), the indices of the kept boxes, best first.
+    """
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    rest, kept = np.argsort(-scores, kind='stable'), []
+    while len(rest):
+        best, rest = rest[0], rest[1:]
+        kept.append(best)
+        sides = np.minimum(boxes[best, 2:], boxes[rest, 2:]) - np.maximum(boxes[best, :2], boxes[rest, :2])
+        inter = sides.clip(min=0).prod(1)
+        overlaps = inter > iou_threshold * (areas[best] + areas[rest] - inter)
+        rest = rest[~overlaps | (labels[rest] != labels[best])]
+    return np.array(kept, np.int64)
