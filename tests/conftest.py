@@ -1,4 +1,4 @@
-"""What the tests share. They run in the order of the data: see STOPS."""
+"""What the tests share."""
 
 import json
 import os
@@ -21,41 +21,6 @@ SHARED = Path(os.environ.get('YOLOV7_SHARED', ROOT.parent / 'shared'))
 settings.register_profile('suite', derandomize='YOLOV7_FUZZ' not in os.environ)
 settings.load_profile('suite')
 
-# Image -> backbone -> neck -> head -> losses or detections -> checkpoints, configs, tools.
-STOPS = [
-    'test_mmcv_ext',
-    'test_dataset',
-    'test_fuzz_annotations',
-    'test_fuzz_images',
-    'test_transforms',
-    'test_backbone',
-    'test_neck',
-    'test_head',
-    'test_assigner',
-    'test_nms',
-    'test_golden',
-    'test_last_stage',
-    'test_hooks',
-    'test_safety',
-    'test_ranks',
-    'test_checkpoint',
-    'test_convert',
-    'test_configs',
-    'test_options',
-    'test_tools',
-    'test_own_data',
-    'test_guest',
-    'test_install',
-    'test_check_dataset',
-    'test_evaluation',
-    'test_report',
-    'test_export',
-    'test_detect',
-    'test_web_demo',
-    'test_docs',
-]
-
-
 def pytest_addoption(parser):
     parser.addoption('--ranks', type=int, default=2, help='processes that tests/test_engine/test_ranks.py trains with')
 
@@ -63,14 +28,6 @@ def pytest_addoption(parser):
 @pytest.fixture(scope='session')
 def num_ranks(request):
     return request.config.getoption('--ranks')
-
-
-def pytest_collection_modifyitems(items):
-    def stop(item):
-        name = item.path.stem
-        return STOPS.index(name) if name in STOPS else len(STOPS)
-
-    items.sort(key=stop)
 
 
 def pytest_terminal_summary(terminalreporter):
