@@ -2,7 +2,10 @@
 
 import json
 import os
+import shutil
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -16,6 +19,8 @@ import yolov7_simple  # noqa: F401  (registers everything)
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get('YOLOV7_SHARED', ROOT.parent / 'shared'))
+
+PIP = [sys.executable, '-m', 'pip', '-q', '--disable-pip-version-check', '--no-input']
 
 # Every run draws the same examples, so that a failure comes from the change; YOLOV7_FUZZ draws many others.
 settings.register_profile('suite', derandomize='YOLOV7_FUZZ' not in os.environ)
@@ -54,6 +59,27 @@ def shared():
     if not SHARED.is_dir():
         pytest.skip(f'needs the ground truth of the developers, and {SHARED} is absent')
     return SHARED
+
+
+@pytest.fixture(scope='session')
+def source(tmp_path_factory):
+    """A copy of the checkout, since pip leaves files behind in the folder that it builds in."""
+    folder = tmp_path_factory.mktemp('source')
+    for name in ('yolov7_simple', 'configs', 'tools'):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns('__pycache__', '.mim'))
+    for name in ('setup.py', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'model-index.yml'):
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
+@pytest.fixture(scope='session')
+def wheel(source, tmp_path_factory):
+    """The wheel that is built from this checkout."""
+    folder = tmp_path_factory.mktemp('wheel')
+    build = [*PIP, 'wheel', '--no-deps', '--no-build-isolation', '-w', folder, source]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = folder.glob('*.whl')
+    return wheel
 
 
 def write_coco(folder: Path, num_images: int = 8, classes=('box', 'disc'), size=(96, 64), **extra) -> dict:

@@ -64,7 +64,6 @@ def functions(script):
 
 def parse(script, arguments, monkeypatch):
     """Parse arguments with the parser of a tool, or of mmdet's that it runs."""
-    monkeypatch.syspath_prepend(ROOT / 'tools')
     monkeypatch.setattr('sys.argv', [str(script), *arguments])
     if 'parse_args' not in functions(script):
         script = functions(ROOT / 'tools/mmdet_tool.py')['tools_dir']() / script.name

@@ -1,7 +1,6 @@
 """The built wheel without the checkout, in another project and with mmdet's own script; and the model index."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import mmdet
 import pytest
 import yaml
-from conftest import ROOT, write_coco
+from conftest import PIP, ROOT, write_coco
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from test_own_data import SMALL
@@ -30,29 +29,12 @@ test_evaluator = val_evaluator
 """
 
 
-PIP = [sys.executable, '-m', 'pip', '-q', '--disable-pip-version-check', '--no-input']
-
-
 @pytest.fixture(scope='module')
-def source(tmp_path_factory):
-    """A copy of the checkout, since pip leaves files behind in the folder that it builds in."""
-    folder = tmp_path_factory.mktemp('source')
-    for name in ('yolov7_simple', 'configs', 'tools'):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns('__pycache__', '.mim'))
-    for name in ('setup.py', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'model-index.yml'):
-        shutil.copy(ROOT / name, folder)
-    return folder
-
-
-@pytest.fixture(scope='module')
-def site(source, tmp_path_factory):
+def site(wheel, tmp_path_factory):
     """The wheel, installed into an empty folder."""
-    folder = tmp_path_factory.mktemp('wheel')
-    build = [*PIP, 'wheel', '--no-deps', '--no-build-isolation', '-w', folder, source]
-    subprocess.run(build, check=True, capture_output=True)
-    (wheel,) = folder.glob('*.whl')
-    subprocess.run([*PIP, 'install', '--no-deps', '--target', folder / 'site', wheel], check=True, capture_output=True)
-    return folder / 'site'
+    folder = tmp_path_factory.mktemp('site')
+    subprocess.run([*PIP, 'install', '--no-deps', '--target', folder, wheel], check=True, capture_output=True)
+    return folder
 
 
 def python(site, cwd, *arguments):

@@ -55,7 +55,7 @@ def build_page(detector: Detector):
 
     from yolov7_simple.runtime import InputError, draw_detections, read_image
     from yolov7_simple.runtime.files import write_json
-    from yolov7_simple.runtime.nms import suppress
+    from yolov7_simple.runtime.numpy_nms import numpy_nms
     from yolov7_simple.runtime.results import CocoResults
 
     classes, lowest_score, highest_iou = detector.classes, detector.score_threshold, detector.iou_threshold
@@ -78,7 +78,7 @@ def build_page(detector: Detector):
         name, image, boxes, scores, labels = found
         passed = scores >= score_thr
         boxes, scores, labels = boxes[passed], scores[passed], labels[passed]
-        kept = suppress(boxes, scores, labels, iou_thr)
+        kept = numpy_nms(boxes, scores, labels, iou_thr)
         boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
         rows = [
             [classes[label], round(float(score), 3), *(round(float(value), 1) for value in box)]

@@ -21,7 +21,7 @@ from pathlib import Path
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # a process with more threads cannot be forked
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / 'tools'), str(ROOT / 'tests')]
+sys.path[:0] = [str(ROOT / 'tools'), str(ROOT / 'tests')]
 
 import torch  # noqa: E402
 

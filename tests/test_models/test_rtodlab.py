@@ -59,7 +59,9 @@ def test_unknown_missing_and_misshapen_keys_are_named():
 def test_the_tool_converts_a_published_checkpoint(tmp_path, monkeypatch, capsys):
     extras = {'mAP': np.float64(39.5), 'epoch': 300, 'args': argparse.Namespace(lr=0.001, cuda=True)}
     torch.save({'model': original_state_dict(), **extras}, tmp_path / 'original.pth')
-    run(monkeypatch, tmp_path / 'original.pth', tmp_path / 'ours.pth')
+    with pytest.raises(SystemExit) as ended:
+        run(monkeypatch, tmp_path / 'original.pth', tmp_path / 'ours.pth')
+    assert ended.value.code is None
     assert '4 classes, for configs/yolov7/yolov7_tiny_8xb16-300e_coco.py' in capsys.readouterr().out
     state_dict = torch.load(tmp_path / 'ours.pth', weights_only=True)['state_dict']
     build_network(SIZES[0], 4).load_state_dict(state_dict, strict=True, assign=True)

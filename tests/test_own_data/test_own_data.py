@@ -286,7 +286,6 @@ def test_what_the_config_gets(tmp_path):
 )
 def test_one_rank_tells_what_it_found(tmp_path, monkeypatch, capsys, environment, told):
     write_splits(tmp_path / 'data')
-    monkeypatch.syspath_prepend(ROOT / 'tools')
     train = importlib.import_module('train')
     for name in ('RANK', 'SLURM_PROCID'):
         monkeypatch.delenv(name, raising=False)

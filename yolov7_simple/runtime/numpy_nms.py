@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def suppress(boxes: NDArray, scores: NDArray, labels: NDArray, iou_threshold: float) -> NDArray[np.int64]:
+def numpy_nms(boxes: NDArray, scores: NDArray, labels: NDArray, iou_threshold: float) -> NDArray[np.int64]:
     """Keep each box that no better kept box of its class overlaps by more than ``iou_threshold``.
 
     OpenCV's ``NMSBoxesBatched`` keeps others: of boxes without an area, which clipping makes, it keeps only one.
