@@ -40,7 +40,7 @@ PACKAGES = {'.'.join(path.parent.relative_to(ROOT / PACKAGE).parts) for path in 
 
 
 def imported_names(module):
-    """Full dotted names that a module imports, wherever in the file: `yolov7_simple.models.head.suppress`."""
+    """Full dotted names that a module imports, wherever in the file: `yolov7_simple.models.head.YOLOv7SimpleHead`."""
     is_tool, is_package = module.startswith('tools.'), module in PACKAGES or module == PACKAGE
     parents = [] if module == PACKAGE else module.split('.')
     for node in ast.walk(MODULES[module]):

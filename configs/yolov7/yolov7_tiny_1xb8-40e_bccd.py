@@ -23,10 +23,13 @@ train_pipeline = [
 test_pipeline = _base_.test_pipeline
 next(step for step in test_pipeline if step.type == 'Resize').scale = img_scale
 tta_pipeline = _base_.tta_pipeline
-tta_groups = next(step for step in tta_pipeline if step.type == 'TestTimeAug').transforms
-next(group for group in tta_groups if group[0].type == 'Resize')[:] = [
-    dict(type='Resize', scale=(side, side), keep_ratio=True) for side in (320, 256, 384)
-]
+next(
+    choices
+    for step in tta_pipeline
+    if step.type == 'TestTimeAug'
+    for choices in step.transforms
+    if choices[0].type == 'Resize'
+)[:] = [dict(type='Resize', scale=(side, side), keep_ratio=True) for side in (320, 256, 384)]
 
 train_dataloader = dict(
     batch_size=8,

@@ -24,10 +24,13 @@ train_pipeline = [
 test_pipeline = _base_.test_pipeline
 next(step for step in test_pipeline if step.type == 'Resize').scale = img_scale
 tta_pipeline = _base_.tta_pipeline
-tta_groups = next(step for step in tta_pipeline if step.type == 'TestTimeAug').transforms
-next(group for group in tta_groups if group[0].type == 'Resize')[:] = [
-    dict(type='Resize', scale=(side, side), keep_ratio=True) for side in (160, 128, 192)
-]
+next(
+    choices
+    for step in tta_pipeline
+    if step.type == 'TestTimeAug'
+    for choices in step.transforms
+    if choices[0].type == 'Resize'
+)[:] = [dict(type='Resize', scale=(side, side), keep_ratio=True) for side in (160, 128, 192)]
 
 train_dataloader = dict(batch_size=16, dataset=dict(dataset=dataset, pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(dataset, pipeline=test_pipeline))
