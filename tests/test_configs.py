@@ -3,9 +3,13 @@
 import pytest
 import torch
 from conftest import ROOT
-from mmdet.registry import MODELS
+from mmdet.registry import MODELS, PARAM_SCHEDULERS
 from mmengine.config import Config
+from mmengine.optim import CosineAnnealingLR
 from torch.utils.flop_counter import FlopCounterMode
+
+from yolov7_simple.engine.loops import resolve_intervals
+from yolov7_simple.report.runs import POINTS_PER_EPOCH, plan_schedule
 
 CONFIGS = sorted((ROOT / 'configs' / 'yolov7').glob('*.py'))
 COCO = [path for path in CONFIGS if path.stem.endswith('8xb16-300e_coco')]
@@ -62,10 +66,12 @@ def test_recipe(path):
     assert optim.clip_grad == {'max_norm': 35.0, 'norm_type': 2}
     warmup, cosine = cfg.param_scheduler
     assert (warmup.type, warmup.begin, warmup.end) == ('LinearLR', 0, 3)
-    assert (cosine.type, cosine.begin, cosine.end, cosine.T_max) == ('CosineAnnealingLR', 3, 300, 297)
+    built = build_scheduler(cosine, max_epochs=300, epoch_length=1)
+    assert isinstance(built, CosineAnnealingLR) and (built.begin, built.end, built.T_max) == (3, 300, 297)
     assert cosine.eta_min_ratio == 0.01 and warmup.convert_to_iter_based and cosine.convert_to_iter_based
     assert cfg.train_cfg.max_epochs == 300
-    assert (cfg.train_cfg.val_interval, cfg.train_cfg.dynamic_intervals) == (10, [(280, 1)])
+    assert cfg.train_cfg.val_interval == 10
+    assert resolve_intervals(cfg.train_cfg.dynamic_intervals, 300) == [(280, 1)]
     hooks = {hook.type: hook for hook in cfg.custom_hooks}
     assert hooks['LastStageHook'].num_last_epochs == 20
     ema = hooks['EMAHook']
@@ -84,6 +90,53 @@ def test_recipe(path):
     preprocessor = cfg.model.data_preprocessor
     assert preprocessor.std == [255.0] * 3 and not preprocessor.bgr_to_rgb
     assert preprocessor.pad_value == pytest.approx(114 / 255)
+
+
+def build_scheduler(cfg, max_epochs, epoch_length):
+    """As mmengine's runner does."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 1.0)
+    cfg = {'end': max_epochs, **cfg}
+    return PARAM_SCHEDULERS.build(cfg, default_args={'optimizer': optimizer, 'epoch_length': epoch_length})
+
+
+def own_config(tmp_path, text):
+    path = tmp_path / 'own.py'
+    path.write_text(f'_base_ = {str(COCO[1])!r}\n{text}\n')
+    return Config.fromfile(path)
+
+
+def test_max_epochs_alone_sets_the_length(tmp_path):
+    cfg = own_config(tmp_path, 'train_cfg = dict(max_epochs=50)')
+    schedule = plan_schedule(cfg)
+    assert (schedule.warmup, schedule.last_stage, len(schedule.lrs)) == (3, 30, 50 * POINTS_PER_EPOCH)
+    assert max(schedule.lrs) == pytest.approx(0.002)
+    assert schedule.lrs.index(max(schedule.lrs)) == 3 * POINTS_PER_EPOCH - 1
+    # Half of the way from 0.002 to its hundredth is half of the way from the warm-up to the end.
+    assert schedule.lrs[int(26.5 * POINTS_PER_EPOCH)] == pytest.approx(0.002 * 1.01 / 2)
+    assert schedule.lrs[-1] == pytest.approx(0.00002, rel=1e-2)
+    assert schedule.validations == [10, 20, *range(29, 51)]
+
+
+def test_warm_up_and_last_stage_are_found_by_type(tmp_path):
+    text = """
+train_cfg = dict(max_epochs=12, val_interval=4, dynamic_intervals=[(-2, 1)])
+param_scheduler = _base_.param_scheduler
+next(one for one in param_scheduler if one.type == 'LinearLR').end = 1
+next(one for one in param_scheduler if one.type == 'CosineToEndLR').begin = 1
+custom_hooks = _base_.custom_hooks
+next(hook for hook in custom_hooks if hook.type == 'LastStageHook').num_last_epochs = 3
+"""
+    schedule = plan_schedule(own_config(tmp_path, text))
+    assert (schedule.warmup, schedule.last_stage, schedule.validations) == (1, 9, [4, 8, 9, 10, 11, 12])
+    assert schedule.lrs.index(max(schedule.lrs)) == POINTS_PER_EPOCH - 1
+    assert schedule.lrs[-1] == pytest.approx(0.00002, rel=0.02)
+
+
+@pytest.mark.parametrize('max_epochs', [1, 2, 3])
+def test_a_run_may_end_within_the_warm_up(tmp_path, max_epochs):
+    schedule = plan_schedule(own_config(tmp_path, f'train_cfg = dict(max_epochs={max_epochs})'))
+    assert schedule.lrs == sorted(schedule.lrs) and len(schedule.lrs) == max_epochs * POINTS_PER_EPOCH
+    assert (schedule.last_stage, schedule.validations) == (0, list(range(1, max_epochs + 1)))
 
 
 def test_ema_ramps_as_the_originals():

@@ -176,7 +176,9 @@ def test_another_dataset_trains_under_our_config(kind, tmp_path):
     cfg.model.update(backbone=BACKBONE, neck=NECK)
     cfg.model.bbox_head.update(in_channels=16, num_classes=2)
     cfg.train_cfg = {'type': 'EpochBasedTrainLoop', 'max_epochs': 2}
-    cfg.custom_hooks[1].num_last_epochs = 1
+    for hook in cfg.custom_hooks:
+        if hook.type == 'LastStageHook':
+            hook.num_last_epochs = 1
     for stage in ('val', 'test'):
         for part in ('dataloader', 'evaluator', 'cfg'):
             cfg[f'{stage}_{part}'] = None

@@ -15,6 +15,7 @@ _CLASSES = {
     'CheckImageFile': 'datasets.loading',
     'CheckedCocoDataset': 'datasets.coco',
     'CheckpointCheckHook': 'engine.hooks',
+    'CosineToEndLR': 'engine.schedulers',
     'DeviceAwareDistributedDataParallel': 'engine.without_gpu',
     'DeviceAwareOptimWrapperConstructor': 'engine.without_gpu',
     'ELANNet': 'models.backbone',

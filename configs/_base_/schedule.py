@@ -1,14 +1,9 @@
-# 300 epochs on 8 GPUs with 16 images each.
-max_epochs = 300
-warmup_epochs = 3
-num_last_epochs = 20  # without mosaic and mixup, with the L1 loss
-base_lr = 0.002  # 0.001 / 64 for each image of a batch of 128
-
+# 300 epochs on 8 GPUs with 16 images each. Another length is another train_cfg.max_epochs: the rest follows it.
 train_cfg = dict(
     type='ResumableTrainLoop',
-    max_epochs=max_epochs,
+    max_epochs=300,
     val_interval=10,
-    dynamic_intervals=[(max_epochs - num_last_epochs, 1)],
+    dynamic_intervals=[(-20, 1)],  # each epoch of the last stage
 )
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
@@ -18,21 +13,14 @@ optim_wrapper = dict(
     constructor='DeviceAwareOptimWrapperConstructor',
     type='AmpOptimWrapper',
     loss_scale='dynamic',
-    optimizer=dict(type='AdamW', lr=base_lr, weight_decay=0.05),
+    # 0.001 / 64 for each image of a batch of 128
+    optimizer=dict(type='AdamW', lr=0.002, weight_decay=0.05),
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
     clip_grad=dict(max_norm=35.0, norm_type=2),
 )
 param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-4, by_epoch=True, begin=0, end=warmup_epochs, convert_to_iter_based=True),
-    dict(
-        type='CosineAnnealingLR',
-        eta_min_ratio=0.01,
-        by_epoch=True,
-        begin=warmup_epochs,
-        end=max_epochs,
-        T_max=max_epochs - warmup_epochs,
-        convert_to_iter_based=True,
-    ),
+    dict(type='LinearLR', start_factor=1e-4, by_epoch=True, begin=0, end=3, convert_to_iter_based=True),
+    dict(type='CosineToEndLR', eta_min_ratio=0.01, by_epoch=True, begin=3, convert_to_iter_based=True),
 ]
 auto_scale_lr = dict(enable=False, base_batch_size=128)
 
@@ -46,5 +34,6 @@ custom_hooks = [
         update_buffers=True,
         priority=49,
     ),
-    dict(type='LastStageHook', num_last_epochs=num_last_epochs, priority=48),
+    # Without mosaic and mixup, with the L1 loss.
+    dict(type='LastStageHook', num_last_epochs=20, priority=48),
 ]

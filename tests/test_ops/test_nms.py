@@ -2,7 +2,7 @@ import pytest
 import torch
 from mmengine.structures import InstanceData
 
-from yolov7_simple.models.head import suppress
+from yolov7_simple.models.test_options import TestOptions
 from yolov7_simple.ops.nms import nms
 
 
@@ -65,6 +65,10 @@ def test_offset_counts_inclusive_corners():
 def test_suppress_takes_class_agnostic_and_mmcvs_other_types():
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10]])
     scores, labels = torch.tensor([0.8, 0.9]), torch.tensor([0, 1])
+
+    def suppress(boxes, scores, labels, nms):
+        return TestOptions.from_cfg({'nms': nms}).suppress_doubles(boxes, scores, labels)
+
     assert suppress(boxes, scores, labels, {'iou_threshold': 0.5})[2].tolist() == [1, 0]
     assert suppress(boxes, scores, labels, {'iou_threshold': 0.5, 'class_agnostic': True})[2].tolist() == [1]
     # Options that only mmcv's NMS has are passed to it.

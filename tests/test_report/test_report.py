@@ -11,7 +11,15 @@ from conftest import ROOT, write_coco
 from mmengine.config import Config
 from tool_runs import tool, write_config
 
-from yolov7_simple.report.matching import CROWD, NOTHING, Image, count_confusions, f1_score, match, missed_boxes
+from yolov7_simple.report.matching import (
+    CROWD,
+    NOTHING,
+    EvaluatedImage,
+    count_confusions,
+    f1_score,
+    match,
+    missed_boxes,
+)
 from yolov7_simple.report.report import schedule_page
 from yolov7_simple.report.runs import plan_schedule, read_logs, read_run
 from yolov7_simple.runtime.errors import InputError
@@ -25,7 +33,7 @@ def boxes(*rows):
 
 
 def test_each_detection_is_matched_to_one_box_at_the_most():
-    image = Image(
+    image = EvaluatedImage(
         'x.png',
         boxes([0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10], [0, 50, 100, 100]),
         np.array([0, 1, 1, 0]),

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..models.fast import speed_up
+from ..models.test_options import TestOptions
 from ..runtime.errors import InputError
 from ..runtime.onnx_detector import Detections
 from .inference import class_names, load_inferencer
@@ -45,8 +46,8 @@ class TorchDetector:
         self.inferencer = load_inferencer(config, checkpoint, device)
         model = self.inferencer.model
         self.classes = class_names(model)
-        self.score_threshold = model.bbox_head.test_cfg.get('score_thr', 0.001)
-        self.iou_threshold = model.bbox_head.test_cfg.get('nms', {}).get('iou_threshold', 0.7)
+        options = TestOptions.from_cfg(model.bbox_head.test_cfg)
+        self.score_threshold, self.iou_threshold = options.score_thr, options.iou_threshold
         if fast or compiled:
             self.inferencer.model = speed_up(model, compiled)
 

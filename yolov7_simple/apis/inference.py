@@ -16,9 +16,8 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
+from ..runtime.errors import examples
 from ..utils.checkpoint import CheckpointError, check_weights, read_checkpoint
-
-NUM_EXAMPLES = 3
 
 
 def load_config(path: str | Path) -> Config:
@@ -122,6 +121,6 @@ def class_names(model: nn.Module) -> tuple[str, ...]:
     if len(names) != model.bbox_head.num_classes:
         raise CheckpointError(
             f'the model has {model.bbox_head.num_classes} classes, but {len(names)} names '
-            f'({", ".join(names[:NUM_EXAMPLES])} ...): set metainfo=dict(classes=...) of test_dataloader.dataset'
+            f'({examples(names)}): set metainfo=dict(classes=...) of test_dataloader.dataset'
         )
     return names

@@ -15,6 +15,7 @@ from mmcv.cnn.utils import fuse_conv_bn
 from torch import Tensor, nn
 
 from ..models.boxes import decode_boxes, flatten_levels, gather_rows, smaller
+from ..models.test_options import TestOptions
 from ..ops.nms import nms
 from ..runtime.errors import UserError
 
@@ -68,19 +69,19 @@ class DeployGraph(nn.Module):
         head = getattr(model, 'bbox_head', None)
         if not hasattr(head, 'candidates'):
             raise ExportError(f'{type(model).__name__} with {type(head).__name__}: only YOLOv7SimpleHead is exported')
-        nms_cfg = dict(head.test_cfg.get('nms', {'iou_threshold': 0.7}))
-        if nms_cfg.get('type', 'nms') != 'nms' or not nms_cfg.keys() <= {'type', 'iou_threshold', 'class_agnostic'}:
-            raise ExportError(f'test_cfg.nms={nms_cfg}: ONNX has plain NMS alone; set nms=dict(type="nms", ...)')
+        options = TestOptions.from_cfg(head.test_cfg)
+        if not options.is_plain_nms:
+            raise ExportError(f'test_cfg.nms={options.nms}: ONNX has plain NMS alone; set nms=dict(type="nms", ...)')
         # The data preprocessor is not part of the graph, so it is not copied.
         self.backbone, self.neck, self.head = (
             fuse_conv_bn(deepcopy(part)).eval() for part in (model.backbone, model.neck, head)
         )
         self.with_nms = with_nms
-        self.iou_threshold = nms_cfg['iou_threshold']
-        self.class_agnostic = nms_cfg.get('class_agnostic', False)
-        self.nms_pre = head.test_cfg.get('nms_pre', 1000)
-        self.score_threshold = head.test_cfg.get('score_thr', 0.001)
-        self.max_per_img = head.test_cfg.get('max_per_img', -1)
+        self.iou_threshold = options.iou_threshold
+        self.class_agnostic = options.class_agnostic
+        self.nms_pre = options.nms_pre
+        self.score_threshold = options.score_thr
+        self.max_per_img = options.max_per_img
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Detect.

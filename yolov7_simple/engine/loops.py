@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import torch
@@ -37,15 +37,38 @@ class _Rest:
         return getattr(self._sampler, name)
 
 
+def resolve_intervals(intervals: Sequence[tuple[int, int]] | None, max_epochs: int) -> list[tuple[int, int]]:
+    """Turn (epoch, interval between validations from then on) into pairs whose epochs all count from the beginning.
+
+    Args:
+        intervals: ``train_cfg.dynamic_intervals``; an epoch below 0 counts from the end of the run.
+        max_epochs: Length of the run.
+    """
+    return [(epoch if epoch >= 0 else max(0, max_epochs + epoch), every) for epoch, every in intervals or ()]
+
+
 @LOOPS.register_module()
 class ResumableTrainLoop(EpochBasedTrainLoop):
     """mmengine's loop over epochs, which resumes inside an epoch where :class:`SafeCheckpointHook` stopped it.
 
     The rest of the epoch is trained on the samples that it would have had, and all counters go on. If the number of
     batches in an epoch has changed (other ranks, another batch size), the epoch begins anew.
+
+    Args:
+        args: As of EpochBasedTrainLoop.
+        max_epochs: Length of the run.
+        dynamic_intervals: As of EpochBasedTrainLoop, but an epoch below 0 counts from the end: ``[(-20, 1)]`` validates
+            after each of the last 20 epochs.
+        kwargs: As of EpochBasedTrainLoop.
     """
 
     _done = 0
+
+    def __init__(
+        self, *args, max_epochs: int, dynamic_intervals: list[tuple[int, int]] | None = None, **kwargs
+    ) -> None:
+        intervals = resolve_intervals(dynamic_intervals, max_epochs)
+        super().__init__(*args, max_epochs=max_epochs, dynamic_intervals=intervals, **kwargs)
 
     def run_epoch(self) -> None:
         """Train an epoch, or what is left of it."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import get_type_hints
 
 import torch
-from mmcv.ops import batched_nms
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.models.utils import multi_apply
 from mmdet.registry import MODELS, TASK_UTILS
@@ -20,10 +20,10 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from ..ops.nms import nms
 from ..utils.options import Count, OptionError, Share, check_options, checked_options
 from .boxes import decode_boxes, encode_boxes, flatten_levels, gather_cells, gather_rows, max_iof, pad_boxes, smaller
 from .layers import CONV_INIT_CFG, conv3x3_chain, conv_factory
+from .test_options import TestOptions
 
 # Losses are summed, since the head divides by the number of matched cells on all ranks.
 DEFAULT_LOSS_CLS = {'type': 'CrossEntropyLoss', 'use_sigmoid': True, 'reduction': 'sum', 'loss_weight': 1.0}
@@ -31,14 +31,9 @@ DEFAULT_LOSS_OBJ = {'type': 'CrossEntropyLoss', 'use_sigmoid': True, 'reduction'
 DEFAULT_LOSS_BBOX = {'type': 'GIoULoss', 'reduction': 'sum', 'loss_weight': 5.0}
 DEFAULT_LOSS_L1 = {'type': 'L1Loss', 'reduction': 'sum', 'loss_weight': 1.0}
 PRIOR_PROBABILITY = 0.01
-# What train_cfg and test_cfg may hold: type and default.
-TRAIN_OPTIONS = {'assigner': (dict, None)}
-TEST_OPTIONS = {
-    'nms_pre': (int, None),
-    'score_thr': (Share, None),
-    'nms': (dict, None),
-    'max_per_img': (int, None),
-}
+# What train_cfg and test_cfg may hold: type and default, None where it is absent.
+TRAIN_CFG = {'assigner': (dict, None)}
+TEST_CFG = {name: (hint, None) for name, hint in get_type_hints(TestOptions, include_extras=True).items()}
 
 
 @MODELS.register_module()
@@ -66,7 +61,7 @@ class YOLOv7SimpleHead(BaseDenseHead):
         ignore_iof_thr: An unmatched cell is left out of the objectness loss if more than this share of its predicted
             box lies in an ignored region; None: ignored regions have no effect, as in the original.
         train_cfg: ``dict(assigner=...)``; None is :class:`BatchSimOTAAssigner` with its defaults.
-        test_cfg: ``nms_pre`` (best scores kept of each level), ``score_thr``, ``nms``, ``max_per_img`` (all if absent).
+        test_cfg: Any of :class:`TestOptions`.
         init_cfg: Initialisation; None is PyTorch's default.
 
     Raises:
@@ -93,8 +88,8 @@ class YOLOv7SimpleHead(BaseDenseHead):
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(init_cfg=CONV_INIT_CFG if init_cfg is None else init_cfg)
-        check_options('YOLOv7SimpleHead: train_cfg', train_cfg or {}, TRAIN_OPTIONS)
-        check_options('YOLOv7SimpleHead: test_cfg', test_cfg or {}, TEST_OPTIONS)
+        check_options('YOLOv7SimpleHead: train_cfg', train_cfg or {}, TRAIN_CFG)
+        check_options('YOLOv7SimpleHead: test_cfg', test_cfg or {}, TEST_CFG)
         self.num_classes = num_classes
         self.cls_out_channels = num_classes  # read by mmdet's tools
         self.in_channels = in_channels
@@ -243,7 +238,7 @@ class YOLOv7SimpleHead(BaseDenseHead):
         cls_scores: Sequence[Tensor],
         bbox_preds: Sequence[Tensor],
         objectnesses: Sequence[Tensor],
-        nms_pre: int = 1000,
+        nms_pre: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Decode, score and keep the best of each level, for detections and for the exported graph.
 
@@ -294,35 +289,20 @@ class YOLOv7SimpleHead(BaseDenseHead):
         Returns:
             ``bboxes`` (N, 4) xyxy, ``scores`` (N,) best first and ``labels`` (N,) of each image.
         """
-        cfg = self.test_cfg if cfg is None else cfg
-        batch = self.candidates(cls_scores, bbox_preds, objectnesses, cfg.get('nms_pre', 1000))
+        options = TestOptions.from_cfg(self.test_cfg if cfg is None else cfg)
+        batch = self.candidates(cls_scores, bbox_preds, objectnesses, options.nms_pre)
         results = []
         for boxes, scores, labels, img_meta in zip(*batch, batch_img_metas):
-            valid = scores > cfg.get('score_thr', 0.001)
+            valid = scores > options.score_thr
             boxes, scores, labels = boxes[valid], scores[valid], labels[valid]
             if with_nms:
-                boxes, scores, keep = suppress(boxes, scores, labels, cfg.get('nms', {'iou_threshold': 0.7}))
+                boxes, scores, keep = options.suppress_doubles(boxes, scores, labels)
                 labels = labels[keep]
-                max_per_img = cfg.get('max_per_img', -1)
-                if max_per_img > 0:
-                    boxes, scores, labels = boxes[:max_per_img], scores[:max_per_img], labels[:max_per_img]
+                if options.max_per_img > 0:
+                    boxes, scores, labels = (values[: options.max_per_img] for values in (boxes, scores, labels))
             if rescale:
                 height, width = img_meta['ori_shape'][:2]
                 boxes = boxes / boxes.new_tensor(img_meta['scale_factor']).repeat(2)
                 boxes = boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
             results.append(InstanceData(bboxes=boxes, scores=scores, labels=labels))
         return results
-
-
-def suppress(boxes: Tensor, scores: Tensor, labels: Tensor, nms_cfg: dict) -> tuple[Tensor, Tensor, Tensor]:
-    """Suppress doubles: (N, 4), (N,), (N,) -> boxes and scores of the kept, best first, and their indices.
-
-    ``type='nms'``, the default, is exact; every other type is mmcv's ``batched_nms``.
-    """
-    nms_cfg = dict(nms_cfg)
-    if nms_cfg.get('type', 'nms') == 'nms' and nms_cfg.keys() <= {'type', 'iou_threshold', 'class_agnostic'}:
-        groups = None if nms_cfg.get('class_agnostic', False) else labels
-        keep = nms(boxes, scores, nms_cfg['iou_threshold'], labels=groups)
-        return boxes[keep], scores[keep], keep
-    dets, keep = batched_nms(boxes, scores, labels, nms_cfg)
-    return dets[:, :4], dets[:, 4], keep

@@ -95,8 +95,9 @@ def set_schedule(cfg: Config, num_images: int, epochs: int | None) -> str:
         InputError: The config's schedule is of another kind.
     """
     schedulers = cfg.get('param_scheduler', [])
-    if [one.get('type') for one in schedulers] != ['LinearLR', 'CosineAnnealingLR']:
-        raise InputError(f'{cfg.filename}: --data needs a param_scheduler of LinearLR and CosineAnnealingLR')
+    kinds = [one.get('type') for one in schedulers]
+    if kinds not in (['LinearLR', 'CosineToEndLR'], ['LinearLR', 'CosineAnnealingLR']):
+        raise InputError(f'{cfg.filename}: --data needs a param_scheduler of LinearLR and CosineToEndLR')
     world_size = int(os.environ.get('WORLD_SIZE') or os.environ.get('SLURM_NTASKS') or 1)
     steps = math.ceil(num_images / (cfg.train_dataloader.batch_size * world_size))
     max_epochs = cfg.train_cfg.max_epochs

@@ -19,13 +19,13 @@ from torch.utils.data import Dataset
 from ..models.head import YOLOv7SimpleHead
 from ..runtime.drawing import draw_detections
 from ..runtime.images import read_image
-from .matching import NOTHING, Image, missed_boxes
+from .matching import NOTHING, EvaluatedImage, missed_boxes
 
 MAX_SIDE = 960  # pixels of the drawn pictures
 RIGHT, MISSED, WRONG, CONFUSED = (255, 255, 255), (0, 200, 255), (60, 60, 255), (255, 120, 200)  # BGR
 
 
-def draw_mistakes(image: Image, matched: NDArray, classes: Sequence[str]) -> tuple[NDArray, NDArray]:
+def draw_mistakes(image: EvaluatedImage, matched: NDArray, classes: Sequence[str]) -> tuple[NDArray, NDArray]:
     """Draw truth and detections of an image: right ones thin, in black and white; mistakes in colour, with a label.
 
     Args:

@@ -30,7 +30,7 @@ IOU_THR = 0.5  # a detection matches a box from here on; COCO's AP uses ten thre
 NOTHING, CROWD = -1, -2
 
 
-class Image(NamedTuple):
+class EvaluatedImage(NamedTuple):
     """Truth and detections of an image; boxes are xyxy in pixels of the file, detections best first."""
 
     path: str
@@ -51,7 +51,7 @@ class Evaluated(NamedTuple):
 
     classes: tuple[str, ...]
     dataset: Dataset
-    images: list[Image]
+    images: list[EvaluatedImage]
     stats: NDArray
     recall_thresholds: NDArray
     precision: NDArray
@@ -122,13 +122,13 @@ def image_infos(dataset: Dataset) -> list[dict]:
     return [dataset.get_data_info(i) for i in range(len(dataset))]
 
 
-def read_truth(coco, cat_ids: list[int], info: dict, found: dict) -> Image:
+def read_truth(coco, cat_ids: list[int], info: dict, found: dict) -> EvaluatedImage:
     """Join the ground truth that COCO's metric evaluates on with the detections."""
     labels = {id_: label for label, id_ in enumerate(cat_ids)}
     boxes = [one for one in coco.imgToAnns[found['img_id']] if one['category_id'] in labels]
     xywh = np.array([one['bbox'] for one in boxes], float).reshape(-1, 4)
     order = np.argsort(-found['scores'], kind='stable')
-    return Image(
+    return EvaluatedImage(
         info['img_path'],
         np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1),
         np.array([labels[one['category_id']] for one in boxes], int),
@@ -137,7 +137,7 @@ def read_truth(coco, cat_ids: list[int], info: dict, found: dict) -> Image:
     )
 
 
-def match(image: Image, score_thr: float) -> NDArray:
+def match(image: EvaluatedImage, score_thr: float) -> NDArray:
     """Match detections to boxes one to one, best first, boxes of the own class first, as COCO does at IoU 0.5.
 
     mmdet's confusion matrix counts a detection once for each box that it overlaps, so sums of its rows and columns mean
@@ -165,7 +165,7 @@ def match(image: Image, score_thr: float) -> NDArray:
     return matched
 
 
-def count_confusions(images: list[Image], matches: list[NDArray], num_classes: int) -> NDArray:
+def count_confusions(images: list[EvaluatedImage], matches: list[NDArray], num_classes: int) -> NDArray:
     """Count (C + 1, C + 1): rows are truth, the last one for no box; columns detections, the last one for missed."""
     counts = np.zeros((num_classes + 1, num_classes + 1), int)
     for image, matched in zip(images, matches):
@@ -177,18 +177,18 @@ def count_confusions(images: list[Image], matches: list[NDArray], num_classes: i
     return counts
 
 
-def missed_boxes(image: Image, matched: NDArray) -> NDArray:
+def missed_boxes(image: EvaluatedImage, matched: NDArray) -> NDArray:
     """Indices of the boxes that no detection is matched to, without crowds."""
     return np.setdiff1d(np.flatnonzero(~image.gt_crowds), matched)
 
 
-def count_right(image: Image, matched: NDArray) -> int:
+def count_right(image: EvaluatedImage, matched: NDArray) -> int:
     """Number of detections that are matched to a box of their class."""
     found = matched >= 0
     return int((image.gt_labels[matched[found]] == image.labels[: len(matched)][found]).sum())
 
 
-def f1_score(image: Image, matched: NDArray) -> float:
+def f1_score(image: EvaluatedImage, matched: NDArray) -> float:
     """F1 of an image: 1 if everything is right or there is nothing, 0 if nothing is right."""
     total = int((matched != CROWD).sum() + (~image.gt_crowds).sum())
     return 2 * count_right(image, matched) / total if total else 1.0
@@ -202,6 +202,6 @@ def best_thresholds(evaluated: Evaluated) -> NDArray:
     return np.where(np.isnan(precision).any(0), np.nan, scores)
 
 
-def sample_path(image: Image) -> str:
+def sample_path(image: EvaluatedImage) -> str:
     """File name of an image, to show."""
     return Path(image.path).name

@@ -10,7 +10,7 @@ from html import escape
 import cv2
 from numpy.typing import NDArray
 
-STYLE = """
+STYLE_SHEET = """
 body { font: 1rem/1.5 system-ui, sans-serif; color: #1b1f24; background: #fff; margin: 0 auto; padding: 1rem;
   max-width: 72rem }
 h1 { font-size: 1.6rem; line-height: 1.2; overflow-wrap: anywhere }
@@ -101,7 +101,7 @@ class Page:
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f'<title>{escape(self.title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n'
+            f'<title>{escape(self.title)}</title>\n<style>{STYLE_SHEET}</style>\n</head>\n<body>\n<main>\n'
             f'<h1>{escape(self.title)}</h1>\n<nav aria-label="Sections">{links}</nav>\n{body}\n'
             '</main>\n</body>\n</html>\n'
         )

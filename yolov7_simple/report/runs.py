@@ -12,6 +12,7 @@ from mmdet.registry import PARAM_SCHEDULERS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from ..engine.loops import resolve_intervals
 from ..runtime.errors import InputError
 
 POINTS_PER_EPOCH = 20  # of the learning rate, enough to show the shortest warm-up
@@ -145,14 +146,15 @@ def plan_schedule(cfg: Config) -> Schedule:
         [step / POINTS_PER_EPOCH for step in range(len(lrs))],
         lrs,
         max([one['end'] for one in configs if 'LinearLR' in str(one['type']) and not one.get('begin')], default=0),
-        max_epochs - last[0] if last and last[0] else None,
+        max(0, max_epochs - last[0]) if last and last[0] else None,
         validation_epochs(train_cfg, max_epochs),
     )
 
 
 def validation_epochs(train_cfg: dict, max_epochs: int) -> list[int]:
     """The epochs after which mmengine's loop validates."""
-    milestones = [(0, train_cfg.get('val_interval', 1)), *(train_cfg.get('dynamic_intervals') or [])]
+    milestones = [(0, train_cfg.get('val_interval', 1))]
+    milestones += resolve_intervals(train_cfg.get('dynamic_intervals'), max_epochs)
     epochs = []
     for epoch in range(1, max_epochs + 1):
         interval = [value for start, value in milestones if start <= epoch + 1][-1]

@@ -1,0 +1,61 @@
+"""What becomes of the candidates of an image: ``test_cfg``, with its defaults, and the NMS that it asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from mmcv.ops import batched_nms
+from torch import Tensor
+
+from ..ops.nms import nms
+from ..utils.options import Share
+
+
+class TestOptions(NamedTuple):
+    """Options of ``test_cfg``; the defaults here are those of training's validation, testing, tools and exports.
+
+    Args:
+        nms_pre: Best (cell, class) scores kept of each level; below 1: all.
+        score_thr: Detections have more than this.
+        nms: Type and options of the NMS. ``type='nms'`` is exact; every other type is mmcv's ``batched_nms``.
+        max_per_img: Most detections of an image; below 1: no limit.
+    """
+
+    __test__ = False  # pytest takes classes of such a name for tests
+
+    nms_pre: int = 1000
+    score_thr: Share = 0.001
+    nms: dict = {'type': 'nms', 'iou_threshold': 0.7}
+    max_per_img: int = -1
+
+    @classmethod
+    def from_cfg(cls, cfg: Mapping[str, Any]) -> TestOptions:
+        """Fill in what ``cfg`` leaves out."""
+        options = cls(**{name: cfg[name] for name in cls._fields if cfg.get(name) is not None})
+        if options.nms.get('type', 'nms') == 'nms':
+            options = options._replace(nms={**cls().nms, **options.nms})
+        return options
+
+    @property
+    def is_plain_nms(self) -> bool:
+        """Whether it is greedy NMS with no more than a threshold."""
+        return self.nms.get('type') == 'nms' and self.nms.keys() <= {'type', 'iou_threshold', 'class_agnostic'}
+
+    @property
+    def iou_threshold(self) -> float:
+        """No two detections of a class overlap more, if the NMS is plain."""
+        return self.nms.get('iou_threshold', type(self)().nms['iou_threshold'])
+
+    @property
+    def class_agnostic(self) -> bool:
+        """Whether NMS takes all classes for one."""
+        return self.nms.get('class_agnostic', False)
+
+    def suppress_doubles(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Run NMS: (N, 4), (N,), (N,) -> boxes and scores of the kept, best first, and their indices."""
+        if self.is_plain_nms:
+            keep = nms(boxes, scores, self.iou_threshold, labels=None if self.class_agnostic else labels)
+            return boxes[keep], scores[keep], keep
+        dets, keep = batched_nms(boxes, scores, labels, dict(self.nms))
+        return dets[:, :4], dets[:, 4], keep
