@@ -26,6 +26,7 @@ PIP = [sys.executable, '-m', 'pip', '-q', '--disable-pip-version-check', '--no-i
 settings.register_profile('suite', derandomize='YOLOV7_FUZZ' not in os.environ)
 settings.load_profile('suite')
 
+
 def pytest_addoption(parser):
     parser.addoption('--ranks', type=int, default=2, help='processes that tests/test_engine/test_ranks.py trains with')
 
