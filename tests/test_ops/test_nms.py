@@ -2,7 +2,7 @@ import pytest
 import torch
 from mmengine.structures import InstanceData
 
-from yolov7_simple.models.test_options import TestOptions
+from yolov7_simple.models.prediction import TestOptions
 from yolov7_simple.ops.nms import nms
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..models.fast import speed_up
-from ..models.test_options import TestOptions
+from ..models.prediction import TestOptions
 from ..runtime.errors import InputError
 from ..runtime.onnx_detector import Detections
 from .inference import class_names, load_inferencer

@@ -15,7 +15,7 @@ from mmcv.cnn.utils import fuse_conv_bn
 from torch import Tensor, nn
 
 from ..models.boxes import decode_boxes, flatten_levels, gather_rows, smaller
-from ..models.test_options import TestOptions
+from ..models.prediction import TestOptions
 from ..ops.nms import nms
 from ..runtime.errors import UserError
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import inspect
+import os
+import subprocess
+from collections.abc import Sequence
 
+import torch
+import torch.distributed as dist
 from mmdet.registry import MODEL_WRAPPERS, OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.device import get_device
 from mmengine.logging import print_log
@@ -61,3 +67,37 @@ class DeviceAwareOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         if self.on_cpu:
             print_log('No GPU: training in float32 with plain BatchNorm, not mixed precision and SyncBN.', 'current')
         return super().__call__(model)
+
+
+def join_processes_without_gpu(arguments: Sequence[str]) -> None:
+    """Start torch.distributed on the CPU, for which mmengine requires a GPU.
+
+    Args:
+        arguments: Of one of mmdet's tools; its ``--launcher`` counts.
+    """
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument('--launcher', default='none')
+    launcher = parser.parse_known_args(arguments)[0].launcher
+    if launcher == 'none' or get_device() != 'cpu':
+        return
+    if launcher == 'slurm' and 'SLURM_PROCID' in os.environ:
+        use_slurms_numbers()
+    if 'RANK' in os.environ:
+        # The processes share the cores; torchrun's default is one thread each.
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get('LOCAL_WORLD_SIZE', 1))))
+        dist.init_process_group('gloo')
+
+
+def use_slurms_numbers() -> None:
+    """Set torch.distributed's variables from slurm's, as mmengine does with a GPU."""
+    nodes = subprocess.run(
+        ['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']], stdout=subprocess.PIPE, text=True, check=True
+    ).stdout.split()
+    os.environ.setdefault('MASTER_ADDR', nodes[0])
+    os.environ.setdefault('MASTER_PORT', '29500')
+    os.environ.update(
+        RANK=os.environ['SLURM_PROCID'],
+        LOCAL_RANK=os.environ['SLURM_LOCALID'],
+        WORLD_SIZE=os.environ['SLURM_NTASKS'],
+        LOCAL_WORLD_SIZE=os.environ.get('SLURM_NTASKS_PER_NODE', os.environ['SLURM_NTASKS']),
+    )

@@ -23,7 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ..utils.options import Count, OptionError, Share, check_options, checked_options
 from .boxes import decode_boxes, encode_boxes, flatten_levels, gather_cells, gather_rows, max_iof, pad_boxes, smaller
 from .layers import CONV_INIT_CFG, conv3x3_chain, conv_factory
-from .test_options import TestOptions
+from .prediction import TestOptions
 
 # Losses are summed, since the head divides by the number of matched cells on all ranks.
 DEFAULT_LOSS_CLS = {'type': 'CrossEntropyLoss', 'use_sigmoid': True, 'reduction': 'sum', 'loss_weight': 1.0}
