@@ -10,9 +10,11 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from ..runtime.errors import InputError
-from ..runtime.files import IMAGE_SUFFIXES
+from ..runtime.files import IMAGE_SUFFIXES as READ_SUFFIXES
 from .findings import Findings
 
+# Beside those that every tool here reads, formats that are copied for training.
+IMAGE_SUFFIXES = READ_SUFFIXES | {'.jfif', '.jpe', '.gif', '.avif', '.jp2', '.j2k', '.heic', '.heif'}
 # Folders that hold pictures made from images, with the names of the images.
 DRAWING_WORDS = {
     *('mask', 'masks', 'trimap', 'trimaps', 'segmentationclass', 'segmentationobject', 'segmentation', 'depth'),

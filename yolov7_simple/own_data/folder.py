@@ -12,11 +12,13 @@ from typing import NamedTuple
 
 from ..runtime.errors import InputError, examples
 from ..runtime.files import make_folder, write_json
-from .files import Files, list_files
+from .copies import allow_heic, copy_images
+from .files import Files
 from .findings import Findings
 from .label_formats import READERS
 from .labels import LabelledImage, Labels
 from .sizes import Header, fit_boxes, read_headers
+from .source import open_source
 from .splits import decide_splits
 
 
@@ -28,12 +30,14 @@ class Split(NamedTuple):
         img_dir: Folder that the file's names of images start from, relative to the data's, with a slash, or empty.
         num_images: Images of the file.
         num_boxes: Boxes of the file.
+        has_copies: Some of its images are copies, outside of the data's folder.
     """
 
     ann_file: Path
     img_dir: str
     num_images: int
     num_boxes: int
+    has_copies: bool = False
 
 
 class OwnData(NamedTuple):
@@ -58,32 +62,34 @@ def read_own_data(folder: str | Path, out_dir: Path) -> OwnData:
     """Find out what is in a folder, and make it readable as COCO files.
 
     Args:
-        folder: Images, and labels in one of the formats of :mod:`.label_formats`, anywhere in it.
+        folder: Images, and labels in one of the formats of :mod:`.label_formats`, anywhere in it; or a .zip file of
+            that, or the one file of labels to read.
         out_dir: Folder for the files that are converted, repaired or split.
 
     Raises:
         InputError: It cannot be used; the message names what is wrong with it.
     """
-    root = Path(folder).resolve()
-    if not root.is_dir():
-        raise InputError(f'{folder}: there is no such folder')
     findings = Findings()
-    files = list_files(root, out_dir, findings)
+    files = open_source(folder, out_dir, findings)
+    allow_heic(files.images, files.root)
     labels = read_labels(files, findings)
-    headers = read_headers(root, [one.image for one in labels.images])
+    names = [one.image for one in labels.images]
+    headers = read_headers(files.root, names)
     images = fit_images(labels, headers, files, findings)
     classes = labels.classes or tuple(sorted({box.name for one in images for box in one.boxes}))
     parts = decide_splits(images, labels.splits, findings, str(folder))
     check_parts(parts, classes, findings, str(folder))
+    copies = copy_images(files, names, out_dir, findings)
     splits = {}
     for split, part in parts.items():
         path, img_dir = labels.originals.get(split, (None, ''))
-        if path is None:
+        has_copies = not copies.keys().isdisjoint(one.image for one in part)
+        if path is None or has_copies:
             make_folder(out_dir)
-            path = out_dir.resolve() / f'{split}.json'
-            write_json(path, to_coco(part, classes, headers))
-        splits[split] = Split(path, img_dir, len(part), sum(len(one.boxes) for one in part))
-    return OwnData(root, labels.form, classes, splits, findings)
+            path, img_dir = out_dir.resolve() / f'{split}.json', ''
+            write_json(path, to_coco(part, classes, headers, copies))
+        splits[split] = Split(path, img_dir, len(part), sum(len(one.boxes) for one in part), has_copies)
+    return OwnData(files.root, labels.form, classes, splits, findings)
 
 
 def read_labels(files: Files, findings: Findings) -> Labels:
@@ -95,7 +101,12 @@ def read_labels(files: Files, findings: Findings) -> Labels:
     found: list[tuple[Labels, Findings]] = []
     for read in READERS.values():
         own = Findings()
-        labels = read(files, own)
+        try:
+            labels = read(files, own)
+        except InputError as error:
+            if str(files.root) in str(error):
+                raise
+            raise InputError(f'{files.root}: {error}') from error
         if labels is not None:
             found.append((labels, own))
         else:
@@ -159,7 +170,12 @@ def check_parts(parts: dict[str, list[LabelledImage]], classes: Sequence[str], f
             findings.remark(f'{split}: {len(missing)} classes have no box: {examples(missing)}')
 
 
-def to_coco(images: Sequence[LabelledImage], classes: Sequence[str], headers: dict[str, Header | None]) -> dict:
+def to_coco(
+    images: Sequence[LabelledImage],
+    classes: Sequence[str],
+    headers: dict[str, Header | None],
+    copies: dict[str, Path],
+) -> dict:
     """COCO's content. All ids count from 1: COCO's metric takes an annotation with id 0 for none at all."""
     ids = {name: i for i, name in enumerate(classes, 1)}
     content: dict[str, list] = {
@@ -170,7 +186,12 @@ def to_coco(images: Sequence[LabelledImage], classes: Sequence[str], headers: di
     for image_id, one in enumerate(images, 1):
         header = headers[one.image]
         content['images'].append(
-            {'id': image_id, 'file_name': one.image, 'width': header.width, 'height': header.height}
+            {
+                'id': image_id,
+                'file_name': str(copies.get(one.image, one.image)),
+                'width': header.width,
+                'height': header.height,
+            }
         )
         for box in one.boxes:
             width, height = box.x2 - box.x1, box.y2 - box.y1
