@@ -57,9 +57,7 @@ def has_16_bits(path: Path) -> bool:
     return False
 
 
-def copy_images(
-    files: Files, images: Sequence[str], out_dir: Path, findings: Findings
-) -> dict[str, Path]:
+def copy_images(files: Files, images: Sequence[str], out_dir: Path, findings: Findings) -> dict[str, Path]:
     """Copy the images that need it as PNG files of eight bits, upright.
 
     Args:
@@ -100,7 +98,9 @@ def copy_images(
 
 def copy_image(files: Files, folder: Path, image: str) -> Path:
     """Write one copy, unless it is there and not older than the image; return its path."""
-    source, target = files.path(image), folder / f'{image}.png'
+    source = files.path(image)
+    # Under its own name, which tools show; x.gif and x.tif have a folder each.
+    target = folder / source.suffix[1:].lower() / Path(image).with_suffix('.png')
     if target.is_file() and target.stat().st_mtime >= source.stat().st_mtime:
         return target
     make_folder(target.parent)

@@ -90,7 +90,9 @@ def unpack(path: Path, out_dir: Path) -> Path:
         with zipfile.ZipFile(path) as archive:
             size, room = sum(one.file_size for one in archive.infolist()), shutil.disk_usage(target.parent).free
             if size > room:
-                raise InputError(f'{path}: needs {size / 1e9:.1f} GB unpacked, and {target.parent} has {room / 1e9:.1f}')
+                raise InputError(
+                    f'{path}: needs {size / 1e9:.1f} GB unpacked, and {target.parent} has {room / 1e9:.1f}'
+                )
             with tempfile.TemporaryDirectory(dir=target.parent) as folder:
                 archive.extractall(folder)
                 os.rename(folder, target)
