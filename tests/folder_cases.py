@@ -1,8 +1,8 @@
-"""Folders as labelling tools write them, with a truth known by position: built, read, and compared in all that counts.
+"""Folders as labelling tools write them, with a truth known by position: built, read, and compared.
 
-A case writes photographs of :func:`photos` and labels in some form, and ends with :func:`check`, which reads the folder as
-``--data`` does, builds the dataset that training uses, compares images, boxes, classes and splits, and feeds the truth back
-as detections: COCO's metric must give 1.000.
+A case writes photographs of :func:`photos` and labels in some form, and ends with :func:`check`, which reads the folder
+as ``--data`` does, builds the dataset that training uses, compares images, boxes, classes and splits, and feeds the
+truth back as detections: COCO's metric must give 1.000.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Which split an image is for: what the folder declares, then the names of folders; a random fifth only without those."""
+"""Which split an image is for: what the folder declares, then names of folders, else a random fifth."""
 
 import pytest
 from folder_cases import CLASSES, check, photos, read, write_photo, write_text

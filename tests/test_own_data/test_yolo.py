@@ -39,7 +39,10 @@ def write_yolo(folder, splits=None, yaml=YAML, line=yolo_line, suffix='.jpg'):
     return folder
 
 
-def write_flat(folder, names=('classes.txt', '\n'.join(CLASSES))):
+CLASSES_TXT = ('classes.txt', '\n'.join(CLASSES))
+
+
+def write_flat(folder, names=CLASSES_TXT):
     """One folder of images, one of labels, without a split."""
     for photo in TRAIN:
         write_photo(photo, folder / 'images' / f'{photo.stem}.jpg')
@@ -196,8 +199,15 @@ def test_lists_of_names_that_differ_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'made', ['labels/photo_00.png', 'masks/photo_00.png', 'vis/photo_00.jpg', 'runs/images/photo_00.jpg', 'thumbs/photo_00.jpg']
-)  # fmt: skip
+    'made',
+    [
+        'labels/photo_00.png',
+        'masks/photo_00.png',
+        'vis/photo_00.jpg',
+        'runs/images/photo_00.jpg',
+        'thumbs/photo_00.jpg',
+    ],
+)
 def test_a_mask_or_a_drawing_is_not_the_image(tmp_path, made):
     folder = write_flat(tmp_path / 'data')
     (folder / made).parent.mkdir(parents=True, exist_ok=True)

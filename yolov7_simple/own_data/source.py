@@ -1,4 +1,4 @@
-"""What a user names as data, a folder, an archive or a file of labels -> the folder and the files that are looked at."""
+"""What a user names as data, a folder, an archive or a file of labels -> the files to look at."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def open_source(source: str | Path, out_dir: Path, findings: Findings) -> Files:
     """List the files of a folder, of an archive, or those that belong to one file of labels.
 
     Args:
-        source: A folder; a .zip file, which is unpacked into ``out_dir``; or a file of labels or a data.yaml, which then
-            is the only one that is read.
+        source: A folder; a .zip file, which is unpacked into ``out_dir``; or a file of labels or a data.yaml,
+            which then is the only one that is read.
         out_dir: Folder for what is made.
         findings: Told what is not looked at.
 
@@ -41,7 +41,8 @@ def open_source(source: str | Path, out_dir: Path, findings: Findings) -> Files:
         return list_files(unpack(path, out_dir), out_dir, findings)
     if suffix not in LABEL_SUFFIXES:
         raise InputError(
-            f'{source}: is neither a folder, nor a .zip file, nor a file of labels ({", ".join(sorted(LABEL_SUFFIXES))})'
+            f'{source}: is neither a folder, nor a .zip file, nor a file of labels '
+            f'({", ".join(sorted(LABEL_SUFFIXES))})'
         )
     root = folder_of_yaml(path) if suffix in ('.yaml', '.yml') else None
     for level in range(MAX_LEVELS + 1) if root is None else ():

@@ -1,4 +1,4 @@
-"""Which images are for training, validation and testing: what the folder declares, or else a random fifth for validation."""
+"""Which images are for training, validation and testing."""
 
 from __future__ import annotations
 
