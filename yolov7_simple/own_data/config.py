@@ -75,6 +75,8 @@ def set_data(cfg: Config, data: OwnData) -> None:
             data_prefix={'img': split.img_dir},
             metainfo={'classes': data.classes},
         )
+        if split.has_copies:
+            dataset.allow_outside = True
         if stage != 'train':
             cfg[f'{stage}_evaluator'].update(ann_file=str(split.ann_file), classwise=True)
 

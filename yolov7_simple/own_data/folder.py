@@ -1,25 +1,25 @@
-"""A folder of one's own data -> COCO files, one a split, that CheckedCocoDataset reads.
+"""A folder of one's own photographs and labels -> COCO files, one a split, that CheckedCocoDataset reads.
 
-Nothing is written into the folder: what is converted or split goes elsewhere.
+Nothing is written into the folder: what is converted, repaired or split goes elsewhere, and is told.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-
-from ..datasets.annotation_checks import AnnotationError, find_problem, read_json
-from ..runtime.errors import InputError
+from ..runtime.errors import InputError, examples
 from ..runtime.files import make_folder, write_json
-from .label_formats import LABEL_FORMATS, split_of
-
-VAL_SHARE = 0.2
-SPLIT_SEED = 0
-NUM_EXAMPLES = 3
+from .copies import allow_heic, copy_images
+from .files import Files
+from .findings import Findings
+from .label_formats import READERS
+from .labels import LabelledImage, Labels
+from .sizes import Header, fit_boxes, read_headers
+from .source import open_source
+from .splits import decide_splits
 
 
 class Split(NamedTuple):
@@ -30,12 +30,14 @@ class Split(NamedTuple):
         img_dir: Folder that the file's names of images start from, relative to the data's, with a slash, or empty.
         num_images: Images of the file.
         num_boxes: Boxes of the file.
+        has_copies: Some of its images are copies, outside of the data's folder.
     """
 
     ann_file: Path
     img_dir: str
     num_images: int
     num_boxes: int
+    has_copies: bool = False
 
 
 class OwnData(NamedTuple):
@@ -43,191 +45,164 @@ class OwnData(NamedTuple):
 
     Args:
         root: The folder, absolute.
-        form: COCO, YOLO, VOC or labelme.
-        classes: Names of the classes, in the order of the files.
+        form: Name of the label format.
+        classes: Names of the classes, in the order of their numbers.
         splits: ``train`` and ``val``, and ``test`` if there is one.
+        findings: Repairs, files that are not used, and remarks.
     """
 
     root: Path
     form: str
     classes: tuple[str, ...]
     splits: dict[str, Split]
+    findings: Findings
 
 
 def read_own_data(folder: str | Path, out_dir: Path) -> OwnData:
     """Find out what is in a folder, and make it readable as COCO files.
 
     Args:
-        folder: Images, and annotations in the form of COCO, YOLO, VOC or labelme, anywhere in it.
-        out_dir: Folder for the files that are converted or split.
+        folder: Images, and labels in one of the formats of :mod:`.label_formats`, anywhere in it; or a .zip file of
+            that, or the one file of labels to read.
+        out_dir: Folder for the files that are converted, repaired or split.
 
     Raises:
         InputError: It cannot be used; the message names what is wrong with it.
     """
-    root = Path(folder).resolve()
-    if not root.is_dir():
-        raise InputError(f'{folder}: there is no such folder')
-    files = list_files(root, out_dir)
-    form, remarks = 'COCO', []
-    found = read_coco(root, files, remarks)
-    for foreign_form, read in LABEL_FORMATS.items():
-        if not found:
-            form, found = foreign_form, {split: (None, part) for split, part in read(root, files).items()}
+    findings = Findings()
+    files = open_source(folder, out_dir, findings)
+    allow_heic(files.images, files.root)
+    labels = read_labels(files, findings)
+    names = [one.image for one in labels.images]
+    headers = read_headers(files.root, names)
+    images = fit_images(labels, headers, files, findings)
+    classes = labels.classes or tuple(sorted({box.name for one in images for box in one.boxes}))
+    parts = decide_splits(images, labels.splits, findings, str(folder))
+    check_parts(parts, classes, findings, str(folder))
+    copies = copy_images(files, names, out_dir, findings)
+    splits = {}
+    for split, part in parts.items():
+        path, img_dir = labels.originals.get(split, (None, ''))
+        has_copies = not copies.keys().isdisjoint(one.image for one in part)
+        if path is None or has_copies:
+            make_folder(out_dir)
+            path, img_dir = out_dir.resolve() / f'{split}.json', ''
+            write_json(path, to_coco(part, classes, headers, copies))
+        splits[split] = Split(path, img_dir, len(part), sum(len(one.boxes) for one in part), has_copies)
+    return OwnData(files.root, labels.form, classes, splits, findings)
+
+
+def read_labels(files: Files, findings: Findings) -> Labels:
+    """Read the labels in the one format that the folder has.
+
+    Raises:
+        InputError: There are none, or labels of two formats, of which none is declared.
+    """
+    found: list[tuple[Labels, Findings]] = []
+    for read in READERS.values():
+        own = Findings()
+        try:
+            labels = read(files, own)
+        except InputError as error:
+            if str(files.root) in str(error):
+                raise
+            raise InputError(f'{files.root}: {error}') from error
+        if labels is not None:
+            found.append((labels, own))
+        else:
+            for text in own.remarks:
+                findings.remark(text)
     if not found:
         raise InputError(
-            f'{folder}: no annotations found among its {len(files)} files: neither a COCO file (JSON with images, '
-            'annotations and categories), nor labels of YOLO (.txt), VOC (.xml) or labelme (.json) that have an image'
-            + ''.join(f'; {remark}' for remark in remarks)
+            f'{files.root}: no labels found among its {len(files.names)} files, {len(files.images)} of them images; '
+            f'read are {", ".join(READERS)}' + ''.join(f'; {text}' for text in findings.remarks)
         )
-    if 'train' not in found:
-        names = ', '.join(str(path or split) for split, (path, _) in found.items())
-        raise InputError(
-            f'{folder}: nothing to train on: {names} found, and no word "train" in the name of a file or folder'
-            + ''.join(f'; {remark}' for remark in remarks)
-        )
-    for split, (path, content) in found.items():
-        # Without a val split some of the images are evaluated on. What has no path was converted.
-        problem = find_problem(content, evaluated=split != 'train' or 'val' not in found) if path else None
-        if problem:
-            raise InputError(f'{path}: {problem}')
-    classes = shared_classes({path or f'the {split} split': content for split, (path, content) in found.items()})
-    if 'val' not in found:
-        content = found.pop('train')[1]
-        found |= {split: (None, part) for split, part in split_content(content, folder).items()}
-
-    known = set(files)
-    splits = {}
-    for split, (path, content) in found.items():
-        if not content['annotations']:
-            raise InputError(f'{path or folder}: no boxes to {"train" if split == "train" else "judge"} on')
-        images = [image['file_name'] for image in content['images']]
-        img_dir = find_img_dir(images, known, split, str(path or folder), root)
-        if path is None:
-            paths = [img_dir + name for name in images]
-            img_dir = os.path.commonpath([os.path.dirname(name) for name in paths])
-            img_dir = f'{img_dir}/' if img_dir else ''
-            for image, name in zip(content['images'], paths):
-                image['file_name'] = name.removeprefix(img_dir)
-            make_folder(out_dir)
-            path = out_dir.resolve() / f'{split}.json'
-            write_json(path, content)
-        splits[split] = Split(path, img_dir, len(images), len(content['annotations']))
-    return OwnData(root, form, classes, splits)
+    chosen = [one for one in found if one[0].is_declared] or found
+    if len(chosen) > 1:
+        names = ' and '.join(f'{labels.form} ({labels.source})' for labels, _ in chosen)
+        raise InputError(f'{files.root}: has labels of {names}. Move one of them elsewhere, or name its file as --data')
+    labels, own = chosen[0]
+    for other, _ in found:
+        if other is not labels:
+            own.leave_out(f'labels of {other.form}, as {labels.source} declares {labels.form}', [other.source])
+    findings.repairs.update(own.repairs)
+    findings._example.update(own._example)
+    findings.unused.update(own.unused)
+    findings.remarks += own.remarks
+    return labels
 
 
-def list_files(root: Path, out_dir: Path) -> list[str]:
-    """Paths of all files, relative, with slashes; without what is hidden and what training wrote."""
-    out_dir = out_dir.resolve()
-    files = []
-    for parent, folders, names in os.walk(root, followlinks=True):
-        folders[:] = sorted(
-            name
-            for name in folders
-            if not name.startswith('.') and name != 'work_dirs' and Path(parent, name).resolve() != out_dir
-        )
-        relative = Path(parent).relative_to(root)
-        files += [(relative / name).as_posix() for name in sorted(names) if not name.startswith('.')]
-    return files
-
-
-def read_coco(root: Path, files: Sequence[str], remarks: list[str]) -> dict[str, tuple[Path | None, dict]]:
-    """Read the COCO files, by split. A file that is alone, or all that have no split, is for training.
-
-    Args:
-        root: The folder.
-        files: Its files.
-        remarks: Gets a line for each JSON file that is not COCO's.
-    """
-    found: dict[str | None, list[tuple[Path, dict]]] = {}
-    labelme_folders = set()
-    for file in files:
-        path = root / file
-        if path.suffix.lower() != '.json' or path.parent in labelme_folders:
-            continue
-        try:
-            content = read_json(str(path))
-        except AnnotationError as error:
-            remarks.append(str(error))
-            continue
-        if isinstance(content, dict) and 'shapes' in content:
-            labelme_folders.add(path.parent)  # one file an image: no need to read them all
-            continue
-        lacking = [
-            key
-            for key in ('images', 'annotations', 'categories')
-            if not isinstance(content, dict) or not isinstance(content.get(key), list)
-        ]
-        if lacking:
-            remarks.append(f'{file} is not COCO: it has no list of {", ".join(lacking)}')
-            continue
-        found.setdefault(split_of(file), []).append((path, content))
-    if set(found) == {None}:
-        found['train'] = found[None]
-    found.pop(None, None)
-    for split, candidates in found.items():
-        if len(candidates) > 1:
-            # COCO's own folder has keypoints as well.
-            candidates[:] = [one for one in candidates if one[0].name.startswith('instances')] or candidates
-        if len(candidates) > 1:
-            names = ', '.join(str(path.relative_to(root)) for path, _ in candidates)
-            raise InputError(f'{root}: several COCO files for {split}: {names}. Move all but one elsewhere')
-    return {split: candidates[0] for split, candidates in found.items()}
-
-
-def shared_classes(contents: dict[Any, dict]) -> tuple[str, ...]:
-    """Names of the classes, which must be the same in each of some COCO files, by name.
+def fit_images(
+    labels: Labels, headers: dict[str, Header | None], files: Files, findings: Findings
+) -> list[LabelledImage]:
+    """Bring all boxes to the upright images of their files.
 
     Raises:
-        InputError: They are not.
+        InputError: An image cannot be read, or its label is of another picture.
     """
-    names = {file: tuple(category['name'] for category in content['categories']) for file, content in contents.items()}
-    (first, classes), *others = names.items()
-    for file, other in others:
-        if other != classes:
-            raise InputError(
-                f'{file} has other categories than {first}, or another order of them: {other} and {classes}'
-            )
-    return classes
+    images = []
+    for one in labels.images:
+        header = headers[one.image]
+        if header is None:
+            raise InputError(f'{files.path(one.image)}: not an image that can be read')
+        images.append(one._replace(boxes=fit_boxes(one, header, findings)))
+    return images
 
 
-def split_content(content: dict, folder: str | Path) -> dict[str, dict]:
-    """Split a COCO file into train and val, by image, the same way each time."""
-    images = content['images']
-    if len(images) < 2:
-        raise InputError(f'{folder}: one image is too few: one to train on and one to judge on are needed')
-    order = np.random.default_rng(SPLIT_SEED).permutation(len(images))
-    val = set(order[: max(1, round(VAL_SHARE * len(images)))].tolist())
-    parts = {}
-    for split in ('train', 'val'):
-        kept = [image for i, image in enumerate(images) if (i in val) == (split == 'val')]
-        ids = {image.get('id') for image in kept}
-        boxes = [annotation for annotation in content['annotations'] if annotation.get('image_id') in ids]
-        parts[split] = {**content, 'images': kept, 'annotations': boxes}
-    return parts
-
-
-def find_img_dir(names: Sequence[str], files: Collection[str], split: str, source: str, root: Path) -> str:
-    """Find the folder, relative to ``root``, that names of images start from.
+def check_parts(parts: dict[str, list[LabelledImage]], classes: Sequence[str], findings: Findings, folder: str) -> None:
+    """Refuse splits that nothing can be learnt from or evaluated on, and remark on what is thin.
 
     Raises:
-        InputError: There is none from which all are found.
+        InputError: No box to train or to evaluate on.
     """
-    prefixes = {
-        file[: -len(name)] for name in names[:NUM_EXAMPLES] for file in files if f'/{file}'.endswith(f'/{name}')
+    for split in list(parts):
+        counts = Counter(box.name for one in parts[split] for box in one.boxes if not box.crowd)
+        if not counts and split == 'test':
+            findings.remark(f'The {len(parts.pop("test"))} test images have no box: the val split is tested on')
+            continue
+        if not counts:
+            what = 'train' if split == 'train' else 'evaluate'
+            crowds = sum(box.crowd for one in parts[split] for box in one.boxes)
+            why = f', all {crowds} are crowd regions' if crowds else ''
+            raise InputError(f'{folder}: no boxes to {what} on in the {split} split of {len(parts[split])} images{why}')
+        missing = [name for name in classes if not counts[name]]
+        if missing:
+            findings.remark(f'{split}: {len(missing)} classes have no box: {examples(missing)}')
+
+
+def to_coco(
+    images: Sequence[LabelledImage],
+    classes: Sequence[str],
+    headers: dict[str, Header | None],
+    copies: dict[str, Path],
+) -> dict:
+    """COCO's content. All ids count from 1: COCO's metric takes an annotation with id 0 for none at all."""
+    ids = {name: i for i, name in enumerate(classes, 1)}
+    content: dict[str, list] = {
+        'images': [],
+        'annotations': [],
+        'categories': [{'id': i, 'name': name} for name, i in ids.items()],
     }
-    # Images of two splits may have the same names.
-    prefixes = [prefix for prefix in prefixes if split_of(f'{prefix}image') in (None, split)]
-    if not prefixes:
-        raise InputError(f'{source}: none of its {len(names)} images is in {root}, such as {names[0]}')
-
-    def fit(prefix: str) -> tuple:
-        return sum(prefix + name in files for name in names), split_of(f'{prefix}image') == split, -len(prefix), prefix
-
-    best = max(prefixes, key=fit)
-    missing = [name for name in names if best + name not in files]
-    if missing:
-        raise InputError(
-            f'{source}: {len(missing)} of its {len(names)} images are missing in {root / best}, such as '
-            + ', '.join(missing[:NUM_EXAMPLES])
+    for image_id, one in enumerate(images, 1):
+        header = headers[one.image]
+        content['images'].append(
+            {
+                'id': image_id,
+                'file_name': str(copies.get(one.image, one.image)),
+                'width': header.width,
+                'height': header.height,
+            }
         )
-    return best
+        for box in one.boxes:
+            width, height = box.x2 - box.x1, box.y2 - box.y1
+            content['annotations'].append(
+                {
+                    'id': len(content['annotations']) + 1,
+                    'image_id': image_id,
+                    'category_id': ids[box.name],
+                    'bbox': [box.x1, box.y1, width, height],
+                    'area': width * height,
+                    'iscrowd': int(box.crowd),
+                }
+            )
+    return content

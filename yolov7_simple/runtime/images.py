@@ -59,13 +59,26 @@ def read_image(path: Path, max_megapixels: float | None = MAX_MEGAPIXELS) -> NDA
     try:
         image = None
         if data and not is_cut_short(data):
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     except cv2.error as error:  # e.g. more pixels than OpenCV decodes
         raise InputError(f'{path}: cannot be decoded: {error.err}') from error
     if image is None:
         raise InputError(f'{path}: not an image, or a damaged or cut one')
+    if image.dtype not in (np.uint8, np.uint16):
+        raise InputError(f'{path}: its pixels are {image.dtype}, and only whole numbers of 8 or 16 bits can be used')
     check_size(str(path), *image.shape[:2], max_megapixels)
-    return image
+    return to_8_bits(image)
+
+
+def to_8_bits(image: NDArray) -> NDArray[np.uint8]:
+    """Keep the 8 highest of the bits that are in use: cameras write 10, 12 or 14 bits into files of 16.
+
+    OpenCV alone would keep the 8 highest of all 16, and show such a picture nearly black.
+    """
+    if image.dtype == np.uint8:
+        return image
+    bits = next(bits for bits in (8, 10, 12, 14, 16) if image.max() < 1 << bits)
+    return (image >> (bits - 8)).astype(np.uint8)
 
 
 def write_image(path: Path, image: NDArray[np.uint8]) -> None:

@@ -1,0 +1,242 @@
+"""The files of a folder: listed once, and images found by whatever name a label gives them."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+from ..runtime.errors import InputError
+from ..runtime.files import IMAGE_SUFFIXES as READ_SUFFIXES
+from .findings import Findings
+
+# Beside those that every tool here reads, formats that are copied for training.
+IMAGE_SUFFIXES = READ_SUFFIXES | {'.jfif', '.jpe', '.gif', '.avif', '.jp2', '.j2k', '.heic', '.heif'}
+# Folders that hold pictures made from images, with the names of the images.
+DRAWING_WORDS = {
+    *('mask', 'masks', 'trimap', 'trimaps', 'segmentationclass', 'segmentationobject', 'segmentation', 'depth'),
+    *('vis', 'viz', 'visualization', 'visualizations', 'visualisation', 'visualisations', 'overlay', 'overlays'),
+    *('drawn', 'drawings', 'annotated', 'preview', 'previews', 'thumb', 'thumbs', 'thumbnail', 'thumbnails', 'debug'),
+    *('pred', 'preds', 'prediction', 'predictions', 'results', 'outputs'),
+}
+IMAGE_FOLDERS = {
+    'images',
+    'image',
+    'imgs',
+    'img',
+    'jpegimages',
+    'data',
+    'photos',
+    'pictures',
+    'obj_train_data',
+    'image_2',
+}
+LABEL_FOLDERS = {'labels', 'label', 'annotations', 'annotation', 'ann', 'xml', 'xmls', 'txt', 'json', 'label_2'}
+# What earlier runs of this project and of others leave, by a name in them.
+RUN_MARKS = {'last_checkpoint', 'vis_data', 'own_data', 'weights', 'results.csv', 'opt.yaml'}
+
+
+def normalize(name: str) -> str:
+    """A name without regard to case and to how accents are composed."""
+    return unicodedata.normalize('NFC', name).casefold()
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a name in lower case, without digits: 'train2017_images' -> train, images."""
+    return re.findall('[a-z]+', text.lower())
+
+
+def with_suffix(files: Iterable[str], suffixes: Iterable[str]) -> list[str]:
+    """Those with one of some suffixes."""
+    return [file for file in files if PurePosixPath(file).suffix.lower() in suffixes]
+
+
+def parts_of(path: str) -> tuple[str, ...]:
+    """The folders and the name of a path."""
+    return PurePosixPath(path).parts
+
+
+def name_variants(name: str) -> Iterator[tuple[str, ...]]:
+    """Parts of a file name as another machine may have written it.
+
+    Backslashes separate as slashes do; drives, '..', the address of a server and the query around a path say nothing
+    about this folder; escaped characters are tried as they are, then unescaped.
+    """
+    if '?d=' in name:  # Label Studio's local files
+        name = name.split('?d=', 1)[1]
+    if '://' in name:
+        name = urlsplit(name).path
+    for text in dict.fromkeys((name, unquote(name))):
+        parts = tuple(
+            part
+            for part in re.split(r'[\\/]+', text.strip())
+            if part not in ('', '.', '..') and not re.fullmatch('[A-Za-z]:', part)
+        )
+        if parts:
+            yield parts
+
+
+def drop_image_suffix(name: str) -> str:
+    """A name without the suffix of an image; other dots stay."""
+    return name[: -len(PurePosixPath(name).suffix)] if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES else name
+
+
+def is_drawing(path: str) -> bool:
+    """Whether the folders of a picture say that it was made from an image: a mask, a drawing, a thumbnail."""
+    return any(set(words_of(part)) & DRAWING_WORDS for part in parts_of(path)[:-1])
+
+
+class Files:
+    """The files below a folder.
+
+    Args:
+        root: The folder, absolute.
+        names: Paths below it, with slashes.
+
+    Attributes:
+        images (list[str]): The files that are images by their suffix.
+    """
+
+    def __init__(self, root: Path, names: Sequence[str]) -> None:
+        self.root = root
+        self.names = sorted(names)
+        self.images = with_suffix(self.names, IMAGE_SUFFIXES)
+        self._by_name: dict[str, list[str]] = {}
+        self._by_stem: dict[str, list[str]] = {}
+        for image in self.images:
+            name = normalize(PurePosixPath(image).name)
+            self._by_name.setdefault(name, []).append(image)
+            self._by_stem.setdefault(drop_image_suffix(name), []).append(image)
+
+    def path(self, name: str) -> Path:
+        """The absolute path of a file."""
+        return self.root / name
+
+    def find_image(self, name: str, label: str = '', split: str | None = None) -> str | None:
+        """Find the image that a label names, wherever it lies.
+
+        The more of the named folders agree the better; then folders called images, then the split and the folder of
+        the label decide. A picture in a folder of masks or drawings is never taken.
+
+        Args:
+            name: As the label has it: a name, a path of this or another machine, or an address; with a suffix, another
+                one, or none.
+            label: Path of the label file, which its image is looked for near to.
+            split: Of the label file, if it has one.
+
+        Returns:
+            Path of the image, or None.
+
+        Raises:
+            InputError: Several images fit equally well.
+        """
+        from .splits import split_of_folders
+
+        for parts in name_variants(name):
+            base = normalize(parts[-1])
+            candidates = self._by_name.get(base) or self._by_stem.get(base)
+            candidates = candidates or self._by_stem.get(drop_image_suffix(base), [])
+            folders = parts_of(label)[:-1]
+
+            def rank(image: str, parts: tuple[str, ...] = parts, folders: tuple[str, ...] = folders) -> tuple:
+                own = parts_of(image)
+                own_split = split_of_folders(image)
+                return (
+                    num_equal(map(normalize, own[-2::-1]), map(normalize, parts[-2::-1])),
+                    own[-1] == parts[-1],
+                    0 if split is None or own_split is None else 1 if own_split == split else -1,
+                    bool(set(map(normalize, own[:-1])) & IMAGE_FOLDERS),
+                    num_equal(own[:-1], folders),
+                )
+
+            found = self._best([image for image in candidates if not is_drawing(image)], rank, label or name)
+            if found:
+                return found
+        return None
+
+    def image_of_label(self, label: str) -> str | None:
+        """Find the image of a label file that names none: of the same stem, where such labels usually are.
+
+        ``labels/train/1.txt`` belongs to ``images/train/1.jpg``, not to ``images/val/1.jpg`` or ``labels/train/1.png``.
+
+        Raises:
+            InputError: Several images fit equally well.
+        """
+        stem = normalize(PurePosixPath(label).stem)
+        candidates = self._by_name.get(stem) or self._by_stem.get(drop_image_suffix(stem), [])
+        own = parts_of(label)[:-1]
+        place = [part for part in map(normalize, own) if part not in LABEL_FOLDERS]
+
+        def place_of(image: str) -> list[str]:
+            return [part for part in map(normalize, parts_of(image)[:-1]) if part not in IMAGE_FOLDERS]
+
+        def is_possible(image: str) -> bool:
+            # site_a/1.txt is not the label of site_b/1.jpg, nor labels/train/1.txt that of val/1.jpg.
+            a, b = set(place), set(place_of(image))
+            return not is_drawing(image) and (a <= b or b <= a)
+
+        def rank(image: str) -> tuple:
+            folders = parts_of(image)[:-1]
+            is_beside = folders == own and not set(map(normalize, own)) & LABEL_FOLDERS
+            in_images = bool(set(map(normalize, folders)) & IMAGE_FOLDERS)
+            return is_beside or place_of(image) == place, in_images, folders == own, num_equal(folders, own)
+
+        return self._best(list(filter(is_possible, candidates)), rank, label)
+
+    def _best(self, candidates: Sequence[str], rank, label: str) -> str | None:
+        if not candidates:
+            return None
+        ranks = [rank(image) for image in candidates]
+        best = [image for image, own in zip(candidates, ranks) if own == max(ranks)]
+        if len(best) > 1:
+            raise InputError(
+                f'{self.root}: {label} fits several images: {best[0]} and {best[1]}. Keep one of them, or give them '
+                'different names'
+            )
+        return best[0]
+
+
+def num_equal(a: Iterable, b: Iterable) -> int:
+    """How many items two sequences share from their beginning."""
+    count = 0
+    for x, y in zip(a, b):
+        if x != y:
+            break
+        count += 1
+    return count
+
+
+def list_files(root: Path, out_dir: Path, findings: Findings) -> Files:
+    """List a folder, without hidden files, what training wrote, and links to folders that are in it anyway."""
+    out_dir = out_dir.resolve()
+    names: list[str] = []
+    skipped: list[str] = []
+
+    def walk(folder: Path) -> None:
+        with os.scandir(folder) as entries:
+            entries = sorted(entries, key=lambda entry: entry.name)
+        present = {entry.name for entry in entries}
+        if folder != root and present & RUN_MARKS and not present & {'data.yaml', 'images', 'annotations'}:
+            skipped.append(f'{folder.relative_to(root).as_posix()}/')
+            return
+        for entry in entries:
+            path = Path(entry.path)
+            if entry.name.startswith('.') or entry.name == '__MACOSX':
+                continue
+            if entry.is_dir():
+                target = path.resolve()
+                if target == out_dir or (entry.is_symlink() and target.is_relative_to(root)):
+                    continue  # its files are listed where they are
+                if entry.name in ('work_dirs', 'own_data'):
+                    skipped.append(f'{path.relative_to(root).as_posix()}/')
+                else:
+                    walk(path)
+            elif entry.is_file():
+                names.append(path.relative_to(root).as_posix())
+
+    walk(root)
+    findings.leave_out('folders of earlier runs', skipped)
+    return Files(root, names)
