@@ -13,7 +13,29 @@ from collections.abc import Callable
 from ..files import Files
 from ..findings import Findings
 from ..labels import Labels
+from .createml import read_createml
+from .cvat import read_cvat
+from .datumaro import read_datumaro
+from .kitti import read_kitti
+from .label_studio import read_label_studio
+from .labelme import read_labelme
+from .supervisely import read_supervisely
+from .tables import read_tables
+from .via import read_via
+from .voc import read_voc
 from .yolo import read_yolo
 
 Reader = Callable[[Files, Findings], Labels | None]
-READERS: dict[str, Reader] = {'YOLO': read_yolo}
+READERS: dict[str, Reader] = {
+    'YOLO': read_yolo,
+    'VOC': read_voc,
+    'labelme': read_labelme,
+    'CVAT': read_cvat,
+    'VIA': read_via,
+    'CSV': read_tables,
+    'CreateML': read_createml,
+    'Supervisely': read_supervisely,
+    'KITTI': read_kitti,
+    'Label Studio': read_label_studio,
+    'Datumaro': read_datumaro,
+}
