@@ -57,9 +57,7 @@ def has_16_bits(path: Path) -> bool:
     return False
 
 
-def copy_images(
-    files: Files, images: Sequence[str], out_dir: Path, findings: Findings
-) -> dict[str, Path]:
+def copy_images(files: Files, images: Sequence[str], out_dir: Path, findings: Findings) -> dict[str, Path]:
     """Copy the images that need it as PNG files of eight bits, upright.
 
     Args:

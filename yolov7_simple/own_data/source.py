@@ -57,7 +57,7 @@ def open_source(source: str | Path, out_dir: Path, findings: Findings) -> Files:
     suffixes = LABEL_SUFFIXES if suffix in ('.yaml', '.yml') else LABEL_SUFFIXES | {'.txt'}
     others = set(with_suffix(files.names, suffixes)) - {chosen}
     findings.leave_out(f'other files of labels, as {path.name} was named', sorted(others))
-    return Files(root, [name for name in {*files.names, chosen} if name not in others])
+    return Files(root, [name for name in {*files.names, chosen} if name not in others], out_dir.resolve() / 'images')
 
 
 def folder_of_yaml(path: Path) -> Path:
@@ -90,7 +90,9 @@ def unpack(path: Path, out_dir: Path) -> Path:
         with zipfile.ZipFile(path) as archive:
             size, room = sum(one.file_size for one in archive.infolist()), shutil.disk_usage(target.parent).free
             if size > room:
-                raise InputError(f'{path}: needs {size / 1e9:.1f} GB unpacked, and {target.parent} has {room / 1e9:.1f}')
+                raise InputError(
+                    f'{path}: needs {size / 1e9:.1f} GB unpacked, and {target.parent} has {room / 1e9:.1f}'
+                )
             with tempfile.TemporaryDirectory(dir=target.parent) as folder:
                 archive.extractall(folder)
                 os.rename(folder, target)

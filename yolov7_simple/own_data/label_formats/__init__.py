@@ -1,7 +1,7 @@
 """Label formats: one module each, with a reader that finds its labels among the files of a folder, or finds none.
 
-A reader takes the :class:`~yolov7_simple.own_data.files.Files` and :class:`~yolov7_simple.own_data.findings.Findings`, and
-returns :class:`~yolov7_simple.own_data.labels.Labels` or None. What it cannot read once the format is known is an
+A reader takes :class:`~yolov7_simple.own_data.files.Files` and :class:`~yolov7_simple.own_data.findings.Findings`,
+and returns :class:`~yolov7_simple.own_data.labels.Labels` or None. What it cannot read once the format is known is an
 :class:`InputError` with file and line; what it repairs or leaves out it tells the findings. To add a format, write a
 module with such a reader and add it here.
 """

@@ -90,8 +90,8 @@ class Collector:
     def pair(self, labels: dict[str, list[str]]) -> dict[str, str | None]:
         """Find the image of each label file, by the names in it or else by its own name.
 
-        Copies of a label often keep the name of the first image: of several labels that name one image, each has the one
-        of its own name, if there is one.
+        Copies of a label often keep the name of the first image: of several labels that name one image, each has the
+        one of its own name, if there is one.
 
         Args:
             labels: Label file -> names of its image, the surest first; may be empty.
@@ -114,8 +114,8 @@ class Collector:
                 own = self._own_image(label, image is not None)
                 if image and own and counts[image] == 1:
                     raise InputError(
-                        f'{self.files.path(label)}: names {image} as its image, but {own} has its name. Correct the one '
-                        'or rename the other'
+                        f'{self.files.path(label)}: names {image} as its image, but {own} has its name. Correct it, or '
+                        'rename one of them'
                     )
                 if image and own:
                     self.findings.repair('labels that name the image of another, given that of their own name', label)
@@ -163,8 +163,8 @@ class Collector:
         boxes = [(box, one.label) for one in self.images.values() for box in one.boxes]
         if boxes and all(max(map(abs, box[1:5])) <= 1 for box, _ in boxes):
             raise InputError(
-                f'{boxes[0][1]}: {shorten(boxes[0][0][1:5])}: all boxes of the set lie within one pixel, as if they were '
-                f'fractions of the image; {self.form} has pixels'
+                f'{boxes[0][1]}: {shorten(boxes[0][0][1:5])}: all boxes of the set lie within one pixel, as if they '
+                f'were fractions of the image; {self.form} has pixels'
             )
 
     def _check_classes(self, classes: Sequence[str] | None) -> tuple[str, ...] | None:

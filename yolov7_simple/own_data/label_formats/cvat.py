@@ -28,7 +28,7 @@ def read_cvat(files: Files, findings: Findings) -> Labels | None:
     sources = [file for file in with_suffix(files.names, {'.xml'}) if has_tag(files, file, 'annotations')]
     for file in sources:
         root = read_xml(files, file)
-        if root.tag != 'annotations' or root.find('track') is None and root.find('image') is None:
+        if root.tag != 'annotations' or not {'track', 'image'} & {child.tag for child in root}:
             findings.leave_out('XML files that are not of CVAT', [file])
             continue
         if root.find('track') is not None:
@@ -36,8 +36,8 @@ def read_cvat(files: Files, findings: Findings) -> Labels | None:
         own = [one.findtext('name') or '' for one in root.findall('.//labels/label') if one.find('parent') is None]
         if not own:
             raise InputError(
-                f'{files.path(file)}: names no labels, whose order numbers the classes: CVAT writes them into <meta> of '
-                'the file, so export the task again as "CVAT for images 1.1"'
+                f'{files.path(file)}: has no <meta> with the labels of the task, whose order is that of the classes: '
+                'export the task again as "CVAT for images 1.1"'
             )
         classes += [name for name in own if name not in classes]
         subset = root.findtext('meta/task/subset') or ''
@@ -84,7 +84,8 @@ def box_of_shape(shape: Element, where: str) -> XYXY:
     radians = math.radians(number(shape.get('rotation') or 0, 'rotation', where))
     match shape.tag:
         case 'box':
-            return box_of_rotated(values('xtl', 'ytl', 'xbr', 'ybr'), radians) if radians else values('xtl', 'ytl', 'xbr', 'ybr')  # fmt: skip
+            box = values('xtl', 'ytl', 'xbr', 'ybr')
+            return box_of_rotated(box, radians) if radians else box
         case 'polygon':
             pairs = [pair.split(',') for pair in (shape.get('points') or '').split(';') if pair.strip()]
             if len(pairs) < 3 or any(len(pair) != 2 for pair in pairs):

@@ -62,7 +62,8 @@ def read_task(task: Any, file: str, place: str, collector: Collector) -> None:
         return
     if len(annotations) > 1:
         raise InputError(
-            f'{place}: has {len(annotations)} annotations. Mark the one that counts as ground truth, or delete the others'
+            f'{place}: has {len(annotations)} annotations. Mark the one that counts as ground truth, or delete '
+            'the others'
         )
     results = field(annotations[0], 'result', list, place)
     names = (

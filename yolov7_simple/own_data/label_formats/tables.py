@@ -1,11 +1,10 @@
-"""CSV tables, a row a box, whose columns say by their names what they are: of Roboflow, TensorFlow, Kaggle, Open Images."""
+"""CSV tables, a row a box, whose columns are known by their names: of Roboflow, TensorFlow, Kaggle, Open Images."""
 
 from __future__ import annotations
 
 import csv
 import io
 import re
-from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -17,12 +16,13 @@ from ..sizes import read_headers
 from ..splits import split_in, split_of_file
 from .collector import Collector
 from .documents import number, read_text, shorten
-from .shapes import XYXY
 
 # Names of columns in lower case, letters and digits alone; those that come first are surer.
 COLUMNS = {
-    'image': 'filename file imagefilename imagepath filepath path imagename imagefile imgname imgpath image imageid img imgid patientid',
-    'class': 'class classname label labelname category categoryname objectclass species target name classid labelid categoryid',
+    'image': 'filename file imagefilename imagepath filepath path imagename imagefile imgname imgpath image imageid img '
+    'imgid patientid',
+    'class': 'class classname label labelname category categoryname objectclass species target name classid labelid '
+    'categoryid',
     'x1': 'xmin x1 left xtl',
     'y1': 'ymin y1 top ytl',
     'x2': 'xmax x2 right xbr',
@@ -187,7 +187,7 @@ def read_table(table: Table, names: dict[str, str], collector: Collector) -> Non
         images.setdefault(row.cells['image'], []).append(row)
     split = split_of_file(table.file)
     found = {name: collector.files.find_image(name, table.file, split) for name in images}
-    headers = read_headers(collector.files.root, sorted({image for image in found.values() if image}))
+    headers = read_headers(collector.files, sorted({image for image in found.values() if image}))
     sizes = {
         name: (header.width, header.height) for name, image in found.items() if image and (header := headers[image])
     }

@@ -121,7 +121,7 @@ def class_attribute(regions: list[Region], findings: Findings) -> str | None:
     names = sorted({key for one in regions for key, value in one.attributes.items() if value not in ('', None, {})})
     if len(names) > 1:
         raise InputError(
-            f'{regions[0].where}: several attributes could name the class: {", ".join(names)}. Keep one of them in the file'
+            f'{regions[0].where}: several attributes could name the class: {", ".join(names)}. Keep one of them'
         )
     if regions and not names:
         findings.remark(f'Regions of VIA have no attribute: all are of one class, called {ONLY_CLASS}')

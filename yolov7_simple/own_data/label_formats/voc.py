@@ -19,7 +19,7 @@ PARTS = {'filename', 'folder', 'path', 'size', 'object'}
 
 
 class Annotation(NamedTuple):
-    """One XML file: names of its image, the surest first, its size if it is stated, its boxes, how many are difficult."""
+    """One XML file: names of its image, the surest first, its size if stated, its boxes, how many are difficult."""
 
     names: list[str]
     size: tuple[float, float] | None
