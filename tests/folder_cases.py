@@ -108,6 +108,7 @@ def boxes_of(data, split):
             'filter_cfg': {'filter_empty_gt': False, 'min_size': 0},
             'allow_outside': True,
             'pipeline': [],
+            'serialize_data': False,  # which would collect garbage for a third of a second
         }
     )
     found = {}

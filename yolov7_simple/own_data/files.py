@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from ..runtime.errors import InputError
 from ..runtime.files import IMAGE_SUFFIXES as READ_SUFFIXES
+from ..runtime.files import make_folder
 from .findings import Findings
 
 # Beside those that every tool here reads, formats that are copied for training.
@@ -89,31 +90,53 @@ def is_drawing(path: str) -> bool:
     return any(set(words_of(part)) & DRAWING_WORDS for part in parts_of(path)[:-1])
 
 
+def num_common_folders(paths: Sequence[str]) -> int:
+    """How many folders all paths begin with: they tell no image from another."""
+    folders = [parts_of(path)[:-1] for path in paths]
+    first, last = min(folders), max(folders)
+    return next((i for i, (a, b) in enumerate(zip(first, last)) if a != b), min(len(first), len(last)))
+
+
 class Files:
     """The files below a folder.
 
     Args:
         root: The folder, absolute.
         names: Paths below it, with slashes.
+        made_dir: Folder for images that are made of what is in other files.
 
     Attributes:
         images (list[str]): The files that are images by their suffix.
+        made (dict[str, Path]): Images that are not below the folder, as if they were -> where they are.
     """
 
-    def __init__(self, root: Path, names: Sequence[str]) -> None:
+    def __init__(self, root: Path, names: Sequence[str], made_dir: Path) -> None:
         self.root = root
         self.names = sorted(names)
         self.images = with_suffix(self.names, IMAGE_SUFFIXES)
+        self.made: dict[str, Path] = {}
+        self._made_dir = made_dir
         self._by_name: dict[str, list[str]] = {}
         self._by_stem: dict[str, list[str]] = {}
+        common = num_common_folders(self.images) if self.images else 0
         for image in self.images:
+            if is_drawing('/'.join(parts_of(image)[common:])):
+                continue  # of no label, whatever its name
             name = normalize(PurePosixPath(image).name)
             self._by_name.setdefault(name, []).append(image)
             self._by_stem.setdefault(drop_image_suffix(name), []).append(image)
 
     def path(self, name: str) -> Path:
         """The absolute path of a file."""
-        return self.root / name
+        return self.made.get(name, self.root / name)
+
+    def make_image(self, name: str, data: bytes) -> str:
+        """Write the content of an image that has no file, and return its name, which is used like any other's."""
+        path = self._made_dir / name
+        make_folder(path.parent)
+        path.write_bytes(data)
+        self.made[name] = path
+        return name
 
     def find_image(self, name: str, label: str = '', split: str | None = None) -> str | None:
         """Find the image that a label names, wherever it lies.
@@ -152,7 +175,7 @@ class Files:
                     num_equal(own[:-1], folders),
                 )
 
-            found = self._best([image for image in candidates if not is_drawing(image)], rank, label or name)
+            found = self._best(candidates, rank, f'{label}: {name}' if label else name)
             if found:
                 return found
         return None
@@ -176,7 +199,7 @@ class Files:
         def is_possible(image: str) -> bool:
             # site_a/1.txt is not the label of site_b/1.jpg, nor labels/train/1.txt that of val/1.jpg.
             a, b = set(place), set(place_of(image))
-            return not is_drawing(image) and (a <= b or b <= a)
+            return a <= b or b <= a
 
         def rank(image: str) -> tuple:
             folders = parts_of(image)[:-1]
@@ -239,4 +262,4 @@ def list_files(root: Path, out_dir: Path, findings: Findings) -> Files:
 
     walk(root)
     findings.leave_out('folders of earlier runs', skipped)
-    return Files(root, names)
+    return Files(root, names, out_dir / 'images')

@@ -74,12 +74,12 @@ def read_own_data(folder: str | Path, out_dir: Path) -> OwnData:
     allow_heic(files.images, files.root)
     labels = read_labels(files, findings)
     names = [one.image for one in labels.images]
-    headers = read_headers(files.root, names)
+    headers = read_headers(files, names)
     images = fit_images(labels, headers, files, findings)
     classes = labels.classes or tuple(sorted({box.name for one in images for box in one.boxes}))
     parts = decide_splits(images, labels.splits, findings, str(folder))
     check_parts(parts, classes, findings, str(folder))
-    copies = copy_images(files, names, out_dir, findings)
+    copies = files.made | copy_images(files, names, out_dir, findings)
     splits = {}
     for split, part in parts.items():
         path, img_dir = labels.originals.get(split, (None, ''))

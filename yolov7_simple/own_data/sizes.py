@@ -13,6 +13,7 @@ from tqdm.contrib.concurrent import thread_map
 
 from ..datasets.loading import EXIF_ORIENTATION, image_size
 from ..runtime.errors import DamagedImageError, InputError
+from .files import Files
 from .findings import Findings
 from .labels import Box, LabelledImage
 
@@ -55,7 +56,7 @@ def read_header(path: Path) -> Header | None:
     return Header(*size, orientation if orientation in TURNS else 1)
 
 
-def read_headers(root: Path, images: Sequence[str]) -> dict[str, Header | None]:
+def read_headers(files: Files, images: Sequence[str]) -> dict[str, Header | None]:
     """Read the headers of many images at once, with a progress bar on a terminal.
 
     Raises:
@@ -64,7 +65,7 @@ def read_headers(root: Path, images: Sequence[str]) -> dict[str, Header | None]:
     disable = True if len(images) < MIN_SHOWN else None  # None: tqdm shows it on a terminal alone
     try:
         headers = thread_map(
-            lambda image: read_header(root / image), images, max_workers=4, desc='Sizes of images', disable=disable
+            lambda image: read_header(files.path(image)), images, max_workers=4, desc='Sizes of images', disable=disable
         )
     except DamagedImageError as error:
         raise InputError(str(error)) from error

@@ -58,7 +58,7 @@ def open_source(source: str | Path, out_dir: Path, findings: Findings) -> Files:
     suffixes = LABEL_SUFFIXES if suffix in ('.yaml', '.yml') else LABEL_SUFFIXES | {'.txt'}
     others = set(with_suffix(files.names, suffixes)) - {chosen}
     findings.leave_out(f'other files of labels, as {path.name} was named', sorted(others))
-    return Files(root, [name for name in {*files.names, chosen} if name not in others])
+    return Files(root, [name for name in {*files.names, chosen} if name not in others], out_dir.resolve() / 'images')
 
 
 def folder_of_yaml(path: Path) -> Path:

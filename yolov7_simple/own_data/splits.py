@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from ..runtime.errors import InputError, examples
-from .files import Files, parts_of, with_suffix, words_of
+from .files import Files, num_common_folders, parts_of, with_suffix, words_of
 from .findings import NUM_NAMED, Findings
 from .labels import LabelledImage
 
@@ -60,11 +60,11 @@ def images_of_list(files: Files, file: str, findings: Findings) -> list[str]:
     """The images that a list names, one a line: by a path, a name or a stem, perhaps with a flag of VOC behind it."""
     found, lost = [], []
     for line in read_lines(files.path(file)):
-        image = files.find_image(line)
+        image = files.find_image(line, file)
         if image is None and (match := re.fullmatch(r'(.+?)\s+(-1|0|1)', line)):
             if match[2] == '-1':
                 continue  # of VOC's lists of one class: not in it
-            image = files.find_image(match[1])
+            image = files.find_image(match[1], file)
         (lost if image is None else found).append(image or line)
     if lost:
         findings.remark(f'{file}: {len(lost)} of its {len(lost) + len(found)} images are not there: '
@@ -81,22 +81,31 @@ def splits_of_lists(files: Files, findings: Findings, labels: Iterable[str] = ()
         labels: Files that are known to be labels and no lists.
 
     Returns:
-        Image -> split. A list of all that is trained and validated on counts only where there is none for each.
+        Image -> split. A list of all that is trained and validated on counts for what is in none for the one or other.
 
     Raises:
         InputError: An image is in two of them.
     """
     known = set(labels)
+    # 'train' alone, not 'train labels' or 'cat_train', which VOC has for each class.
+    split_by_file = {
+        file: split
+        for file in with_suffix(files.names, {'.txt'})
+        if file not in known and (split := SPLIT_WORDS.get(re.sub('[^a-z]', '', PurePosixPath(file).stem.lower())))
+    }
+    # Beside ImageSets/Main VOC has lists for other tasks, with other splits.
+    main = {file: split for file, split in split_by_file.items() if 'main' in map(str.lower, parts_of(file)[:-1])}
     lists: dict[str, list[str]] = {}
-    for file in with_suffix(files.names, {'.txt'}):
-        # 'train' alone, not 'train labels' or 'cat_train', which VOC has for each class.
-        split = SPLIT_WORDS.get(re.sub('[^a-z]', '', PurePosixPath(file).stem.lower()))
-        if split and file not in known:
-            images = images_of_list(files, file, findings)
-            if images:
-                lists.setdefault(split, []).extend(images)
-    if {'train', 'val'} <= lists.keys():
-        lists.pop('trainval', None)
+    for file, split in (main or split_by_file).items():
+        images = images_of_list(files, file, findings)
+        if images:
+            lists.setdefault(split, []).extend(images)
+    one = {'train', 'val'} & lists.keys()
+    if one and 'trainval' in lists:
+        known = {image for split in one for image in lists[split]}
+        rest = [image for image in lists.pop('trainval') if image not in known]
+        if len(one) == 1 and rest:
+            lists['val' if 'train' in one else 'train'] = rest
     splits: dict[str, str] = {}
     for split, images in lists.items():
         for image in images:
@@ -159,13 +168,6 @@ def decide_splits(
     else:
         findings.remark(f'Splits {how}: ' + ', '.join(f'{len(part)} {split}' for split, part in parts.items()))
     return {split: parts[split] for split in ('train', 'val', 'test') if split in parts}
-
-
-def num_common_folders(paths: Sequence[str]) -> int:
-    """How many folders all paths begin with: they tell no image from another."""
-    folders = [parts_of(path)[:-1] for path in paths]
-    first, last = min(folders), max(folders)
-    return next((i for i, (a, b) in enumerate(zip(first, last)) if a != b), min(len(first), len(last)))
 
 
 def split_randomly(images: list[LabelledImage], root: str) -> dict[str, list[LabelledImage]]:

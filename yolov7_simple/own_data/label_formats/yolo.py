@@ -85,7 +85,7 @@ def read_yolo(files: Files, findings: Findings) -> Labels | None:
         findings.remark(f'{len(background)} images have no label file and are taken as background: '
                         f'{examples(background, NUM_NAMED)}')  # fmt: skip
     images = [*pairs, *background]
-    headers = read_headers(files.root, images) if kind.needs_size or pairs else {}
+    headers = read_headers(files, images) if kind.needs_size or pairs else {}
     by_label: dict[str, list[Line]] = {}
     for line in lines:
         by_label.setdefault(line.where.rpartition(', line ')[0], []).append(line)
