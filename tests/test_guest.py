@@ -8,7 +8,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.dataset import pseudo_collate
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData
-from test_own_data import BOXES, write_image, write_voc
+from test_config import BOXES, write_image, write_voc
 
 from yolov7_simple import config_path
 

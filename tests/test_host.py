@@ -39,7 +39,7 @@ PUBLIC = [
     ('mmengine.hooks:CheckpointHook', 'file_backend'),
 ]
 # Documented, whatever it is called.
-NOT_OF_THE_HOST = {'_exit'}  # of os
+NOT_OF_THE_HOST = {'_exit', '_replace', '_fields'}  # of os and of NamedTuple
 METACLASS = {'_abc_impl', '_instance_dict'}  # what Python's and mmengine's write into every class of theirs
 
 

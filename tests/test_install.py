@@ -11,7 +11,7 @@ import yaml
 from conftest import PIP, ROOT, write_coco
 from mmdet.registry import MODELS
 from mmengine.config import Config
-from test_own_data import SMALL
+from test_config import SMALL
 from tool_runs import metric, scalars
 
 import yolov7_simple

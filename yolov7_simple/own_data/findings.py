@@ -41,6 +41,15 @@ class Findings:
         if text not in self.remarks:
             self.remarks.append(text)
 
+    def add(self, other: Findings) -> None:
+        """Take over what others have found."""
+        for what, count in other.repairs.items():
+            self.repair(what, other._example[what], count)
+        for reason, files in other.unused.items():
+            self.leave_out(reason, files)
+        for text in other.remarks:
+            self.remark(text)
+
     def lines(self) -> list[str]:
         """All of it, a line each."""
         return [

@@ -125,10 +125,7 @@ def read_labels(files: Files, findings: Findings) -> Labels:
     for other, _ in found:
         if other is not labels:
             own.leave_out(f'labels of {other.form}, as {labels.source} declares {labels.form}', [other.source])
-    findings.repairs.update(own.repairs)
-    findings._example.update(own._example)
-    findings.unused.update(own.unused)
-    findings.remarks += own.remarks
+    findings.add(own)
     return labels
 
 

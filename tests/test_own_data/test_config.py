@@ -1,4 +1,4 @@
-"""A folder of one's own data, in any of four forms -> classes, splits, schedule, config; and the tools on it."""
+"""A folder of one's own data -> a config with its classes, splits and schedule; and the tools on it."""
 
 import importlib
 import json
@@ -61,97 +61,8 @@ def write_voc(folder):
     (folder / 'ImageSets' / 'Main' / 'test.txt').write_text('3\n')
 
 
-def write_labelme(folder, kind='rectangle'):
-    for i in range(5):
-        write_image(folder / f'{i}.jpg')
-        shapes = [
-            {'label': name, 'points': [[x1, y1], [x2, y2]], 'shape_type': kind}
-            for name, (x1, y1, x2, y2) in BOXES.items()
-        ]
-        content = {'shapes': shapes, 'imagePath': f'{i}.jpg', 'imageWidth': 96, 'imageHeight': 64, 'imageData': None}
-        (folder / f'{i}.json').write_text(json.dumps(content))
-
-
 def read(folder):
     return read_own_data(folder, folder / 'work_dirs' / 'own_data')
-
-
-def boxes_of(split):
-    """Set of (class, x1, y1, x2, y2) in a COCO file."""
-    content = json.loads(split.ann_file.read_text())
-    names = {category['id']: category['name'] for category in content['categories']}
-    found = set()
-    for annotation in content['annotations']:
-        x, y, w, h = annotation['bbox']
-        found.add((names[annotation['category_id']], *np.round([x, y, x + w, y + h]).astype(int).tolist()))
-    return found
-
-
-EXPECTED = {(name, *box) for name, box in BOXES.items()}
-
-
-def test_yolo(tmp_path):
-    write_yolo(tmp_path)
-    data = read(tmp_path)
-    assert (data.form, data.classes) == ('YOLO', ('cat', 'dog'))
-    assert {split: (part.num_images, part.num_boxes, part.img_dir) for split, part in data.splits.items()} == {
-        'train': (4, 3, 'images/train/'),
-        'val': (4, 6, 'images/val/'),
-    }
-    assert boxes_of(data.splits['train']) == EXPECTED
-    (tmp_path / 'labels' / 'train' / '1.txt').write_text('7 0.5 0.5 0.1 0.1\n')
-    with pytest.raises(InputError, match=r'labels/train/1.txt: cannot be read as labels of YOLO: .*class 7'):
-        read(tmp_path)
-
-
-def test_yolo_polygons_and_classes_txt(tmp_path):
-    write_yolo(tmp_path)
-    (tmp_path / 'data.yaml').unlink()
-    with pytest.raises(InputError, match='no names of classes'):
-        read(tmp_path)
-    (tmp_path / 'classes.txt').write_text('cat\ndog\n')
-    x1, y1, x2, y2 = (value / side for value, side in zip(BOXES['cat'], (96, 64, 96, 64)))
-    (tmp_path / 'labels' / 'train' / '0.txt').write_text(f'0 {x1} {y1} {x2} {y1} {x2} {y2} {x1} {y2}\n')
-    assert boxes_of(read(tmp_path).splits['train']) == EXPECTED
-
-
-def test_voc_with_its_own_splits(tmp_path):
-    write_voc(tmp_path)
-    data = read(tmp_path)
-    assert (data.form, data.classes) == ('VOC', ('cat', 'dog'))
-    assert {split: part.num_images for split, part in data.splits.items()} == {'train': 2, 'val': 1, 'test': 1}
-    assert boxes_of(data.splits['val']) == EXPECTED
-    (tmp_path / 'Annotations' / '2.xml').write_text('<annotation><filename>')
-    with pytest.raises(InputError, match=r'2\.xml: cannot be read as labels of VOC'):
-        read(tmp_path)
-
-
-def test_labelme(tmp_path):
-    write_labelme(tmp_path)
-    data = read(tmp_path)
-    assert (data.form, data.classes) == ('labelme', ('cat', 'dog'))
-    assert {split: part.num_images for split, part in data.splits.items()} == {'train': 4, 'val': 1}
-    assert boxes_of(data.splits['val']) == EXPECTED
-    shutil.rmtree(tmp_path / 'work_dirs')
-    write_labelme(tmp_path, kind='circle')
-    with pytest.raises(InputError, match=r"neither rectangle nor polygon: \{'circle': 10\}"):
-        read(tmp_path)
-
-
-@pytest.mark.parametrize(
-    'content, message',
-    [
-        ('{"shapes": [', 'not JSON'),
-        ('{"shapes": {"label": "cat"}}', '`shapes` is not a list of objects'),
-        ('{"shapes": ["cat"]}', '`shapes` is not a list of objects'),
-        ('{"shapes": [{"shape_type": "rectangle"}]}', 'cannot be read as labels of labelme'),
-    ],
-)
-def test_a_broken_record_of_labelme_is_named(tmp_path, content, message):
-    write_labelme(tmp_path)
-    (tmp_path / '3.json').write_text(content)
-    with pytest.raises(InputError, match=rf'3\.json: {message}'):
-        read(tmp_path)
 
 
 def write_splits(folder):
@@ -203,7 +114,7 @@ def spoil_box(path):
     ('spoil', 'message'),
     [
         (lambda folder: shutil.rmtree(folder), 'there is no such folder'),
-        (lambda folder: shutil.rmtree(folder / 'annotations'), 'no annotations found among its 16 files'),
+        (lambda folder: shutil.rmtree(folder / 'annotations'), 'no labels found among its 16 files'),
         (lambda folder: (folder / 'annotations' / 'instances_train2017.json').write_text('{'), 'not a JSON file'),
         (lambda folder: (folder / 'annotations' / 'instances_train2017.json').unlink(), 'nothing to train on'),
         (
