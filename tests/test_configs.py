@@ -111,7 +111,7 @@ def test_max_epochs_alone_sets_the_length(tmp_path):
     assert (schedule.warmup, schedule.last_stage, len(schedule.lrs)) == (3, 30, 50 * POINTS_PER_EPOCH)
     assert max(schedule.lrs) == pytest.approx(0.002)
     assert schedule.lrs.index(max(schedule.lrs)) == 3 * POINTS_PER_EPOCH - 1
-    # Half of the way from 0.002 to its hundredth is half of the way from the warm-up to the end.
+    # Half-way from the warm-up to the end the rate is half-way from 0.002 to its hundredth.
     assert schedule.lrs[int(26.5 * POINTS_PER_EPOCH)] == pytest.approx(0.002 * 1.01 / 2)
     assert schedule.lrs[-1] == pytest.approx(0.00002, rel=1e-2)
     assert schedule.validations == [10, 20, *range(29, 51)]

@@ -1,4 +1,4 @@
-"""All that the package uses of its host without a promise: names that an update may take away."""
+"""Private parts of mmengine, mmdet and others that the package uses, which an update may remove."""
 
 import ast
 import importlib
@@ -10,7 +10,7 @@ from test_layers import MODULES, folder_of
 
 import yolov7_simple
 
-# Who has it, and its name: a method or function, or an attribute that its own code sets on itself.
+# Owner and name of a function or method, or of an attribute that the owner's code sets on itself.
 PRIVATE = [
     ('mmengine.runner:Runner', '_resume'),
     ('mmengine.runner:Runner', '_load_from'),
@@ -31,16 +31,16 @@ PRIVATE = [
     ('numpy', '_core'),
     ('numpy:{core}.multiarray', '_reconstruct'),
 ]
-# Without an underscore, but set from outside, which only works as long as the host reads them each time.
+# Public names that the package assigns to, which works only while the host looks them up at each use.
 PUBLIC = [
     ('torch.utils.data:BatchSampler', 'sampler'),
     ('torch.utils.data:DataLoader', 'worker_init_fn'),
     ('mmdet.evaluation.metrics.coco_metric', 'COCOeval'),
     ('mmengine.hooks:CheckpointHook', 'file_backend'),
 ]
-# Documented, whatever it is called.
-NOT_OF_THE_HOST = {'_exit', '_replace', '_fields'}  # of os and of NamedTuple
-METACLASS = {'_abc_impl', '_instance_dict'}  # what Python's and mmengine's write into every class of theirs
+# Private by name only: they are documented.
+NOT_OF_THE_HOST = {'_exit', '_replace', '_fields'}  # of os, and of NamedTuple
+METACLASS = {'_abc_impl', '_instance_dict'}  # attributes that metaclasses add to classes
 
 
 def find_owner(place):

@@ -1,4 +1,4 @@
-"""The package as a house: who imports whom, how long a file is, and that a name is defined once."""
+"""The layers of the package: imports go downwards only, files stay short, and each name is defined once."""
 
 import ast
 import sys
@@ -8,7 +8,7 @@ from graphlib import CycleError, TopologicalSorter
 from conftest import ROOT
 
 PACKAGE = 'yolov7_simple'
-# Each folder may import from those below its line, and never from the one beside it.
+# A folder may import from those on the lines below its own, and not from one on the same line.
 TIERS = [
     {'tools'},
     {PACKAGE},  # its __init__.py, which registers everything
@@ -125,7 +125,7 @@ def test_a_name_is_defined_once():
         if folder_of(module) == 'tools':
             continue
         for name in set(top_level_names(tree)):
-            if not name.startswith('_'):  # such names are of their module alone
+            if not name.startswith('_'):  # private names may repeat
                 owners[name].append(module)
         for name in imported_names(module):
             if not name.startswith(PACKAGE):

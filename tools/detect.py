@@ -23,7 +23,7 @@ import installed  # noqa: F401
 if TYPE_CHECKING:
     from yolov7_simple.runtime.detect import Detector
 
-# The package is imported in functions, once the arguments tell whether it may import torch.
+# Functions import the package, as only the arguments tell whether torch is needed.
 FOR_CHECKPOINTS, FOR_ONNX = ('device', 'slice', 'fast', 'compile'), ('threads',)
 
 
@@ -86,8 +86,8 @@ def load_detector(model: str, checkpoint: str | None, threads: int | None = None
     Args:
         model: ONNX file, or config.
         checkpoint: None with an ONNX file.
-        threads: Of onnxruntime; None: one for each core.
-        **options: Of SlicedDetector if there is a ``side`` among them, or else of TorchDetector.
+        threads: Threads of onnxruntime; None: one for each core.
+        **options: Options of SlicedDetector if there is a ``side`` among them, else of TorchDetector.
     """
     from yolov7_simple.runtime import InputError, OnnxDetector
 
@@ -104,7 +104,7 @@ def load_detector(model: str, checkpoint: str | None, threads: int | None = None
 
 
 def show(progress: str) -> None:
-    """Write over the line of progress, where there is a terminal to see it."""
+    """Overwrite the line of progress, on a terminal only."""
     if sys.stderr.isatty():
         print(f'\r\033[K{progress[:79]}', end='', file=sys.stderr, flush=True)
 

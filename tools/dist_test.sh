@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Judge on several GPUs, or on several processes of a machine without one:
+# Evaluate on several GPUs, or in several processes without a GPU:
 #   tools/dist_test.sh CONFIG CHECKPOINT NUM [flags]
 # Several machines: NNODES, NODE_RANK, MASTER_ADDR and PORT, as for mmdet's script of this name.
 set -euo pipefail

@@ -1,4 +1,4 @@
-"""Ends a tool in one line where yolov7_simple is missing: each tool imports this first."""
+"""Each tool imports this first, to end with one line where yolov7_simple is not installed."""
 
 import sys
 from importlib.util import find_spec

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Judge under slurm: [GPUS=8 GPUS_PER_NODE=8 CPUS_PER_TASK=5 SRUN_ARGS=...] \
+# Evaluate under slurm: [GPUS=8 GPUS_PER_NODE=8 CPUS_PER_TASK=5 SRUN_ARGS=...] \
 #   tools/slurm_test.sh PARTITION JOB_NAME CONFIG CHECKPOINT [flags]
 set -euo pipefail
 if [ $# -lt 4 ]; then

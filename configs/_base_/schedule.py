@@ -1,4 +1,4 @@
-# 300 epochs on 8 GPUs with 16 images each. Another length is another train_cfg.max_epochs: the rest follows it.
+# 300 epochs on 8 GPUs with 16 images each. For another length set train_cfg.max_epochs alone; the rest follows.
 train_cfg = dict(
     type='ResumableTrainLoop',
     max_epochs=300,

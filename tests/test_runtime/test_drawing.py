@@ -32,7 +32,7 @@ def test_labels_are_readable_at_any_size(shape):
     drawn = draw_detections(image, box, np.array([0.9]), np.array([0]), ['ball'])
     zoom = drawn.shape[0] // shape[0]
     assert drawn.shape == (shape[0] * zoom, shape[1] * zoom, 3)
-    # The label is the filled area: rows in which much of the width of a text has its colour.
+    # A label is a filled area: rows in which its colour covers much of the width of the text.
     color = (drawn == class_color(0)).all(2)
     rows = (color.sum(1) > 20 * (1 + (min(drawn.shape[:2]) > 1500))).nonzero()[0]
     assert len(rows) >= 9, 'letters of fewer pixels cannot be read'

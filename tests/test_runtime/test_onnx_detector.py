@@ -67,7 +67,7 @@ def test_a_file_that_is_not_ours_is_named(tmp_path, monkeypatch):
 
 
 def test_the_two_kinds_of_inference_score_the_same_on_bccd(files, model, tmp_path):
-    """COCO's metric on mmdet's and on ONNX Runtime's detections of real images, whatever the detector is worth."""
+    """COCO's metric gives the same on mmdet's and on ONNX Runtime's detections of real images."""
     data = SHARED / 'data/bccd'
     if not data.is_dir():
         pytest.skip(f'needs {data}')
@@ -75,25 +75,25 @@ def test_the_two_kinds_of_inference_score_the_same_on_bccd(files, model, tmp_pat
     images = list(truth.imgs.values())[:12]
     inferencer = load_inferencer(files / 'small.py', files / 'small.pth', 'cpu')
     _, detector = export(model, tmp_path / 'a.onnx', files / 'small.py')
-    # Random weights find nothing true, so mmdet's own best detections are the truth that both are judged on.
+    # Random weights find no real object, so mmdet's own best detections serve as the truth for both.
     scores = []
     annotations: list = []
-    for judged in ('truth', 'torch', 'onnx'):
+    for source in ('truth', 'torch', 'onnx'):
         rows = []
         for image in images:
             path = data / 'images' / image['file_name']
-            if judged == 'onnx':
+            if source == 'onnx':
                 boxes, values, labels = detector([read_image(path)])[0]
             else:
                 found = inferencer(str(path), return_datasamples=True)['predictions'][0].pred_instances.numpy()
                 boxes, values, labels = found.bboxes, found.scores, found.labels
             for i, (box, value, label) in enumerate(zip(boxes.tolist(), values.tolist(), labels.tolist())):
                 size = [box[2] - box[0], box[3] - box[1]]
-                if judged == 'truth' and i % 7:
+                if source == 'truth' and i % 7:
                     continue
                 row = {'image_id': image['id'], 'category_id': label + 1, 'bbox': [*box[:2], *size], 'score': value}
                 rows.append({**row, 'id': len(rows) + 1, 'area': size[0] * size[1], 'iscrowd': 0})
-        if judged == 'truth':
+        if source == 'truth':
             annotations = rows
             continue
         target = COCO()

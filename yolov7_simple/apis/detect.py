@@ -22,14 +22,14 @@ class TorchDetector:
         config: Config file.
         checkpoint: Checkpoint file.
         device: Such as ``'cpu'`` or ``'cuda:0'``; None: the best there is.
-        fast: Detect with the copy of :func:`speed_up`.
-        compiled: That, compiled by torch.
+        fast: Whether to detect with the copy of :func:`speed_up`.
+        compiled: Whether torch compiles that copy.
 
     Attributes:
         inferencer (DetInferencer): mmdet's.
         classes (tuple[str, ...]): Names of the classes, in the order of the labels.
-        score_threshold (float): It gives no detections below.
-        iou_threshold (float): No two of its detections of a class overlap more.
+        score_threshold (float): Lowest score of a detection.
+        iou_threshold (float): Largest IoU of two detections of a class.
 
     Raises:
         CheckpointError: Config or checkpoint cannot be used, or they do not fit.
@@ -59,13 +59,13 @@ class TorchDetector:
 
 
 class SlicedDetector(TorchDetector):
-    """Detect in overlapping squares and in the whole image, through sahi, which merges what is found.
+    """Detect in overlapping squares and in the whole image, through sahi, which merges the detections.
 
     Args:
         config: Config file.
         checkpoint: Checkpoint file.
-        side: Of the squares, in pixels.
-        score_thr: What is found below is left out before merging.
+        side: Side of the squares in pixels.
+        score_thr: Detections below this score are dropped before merging.
         **options: See :class:`TorchDetector`.
 
     Raises:

@@ -38,7 +38,7 @@ class _Rest:
 
 
 def resolve_intervals(intervals: Sequence[tuple[int, int]] | None, max_epochs: int) -> list[tuple[int, int]]:
-    """Turn (epoch, interval between validations from then on) into pairs whose epochs all count from the beginning.
+    """Turn negative epochs in pairs of (epoch, interval of validations from then on) into positive ones.
 
     Args:
         intervals: ``train_cfg.dynamic_intervals``; an epoch below 0 counts from the end of the run.

@@ -56,7 +56,7 @@ def repair_last_checkpoint(work_dir: str | Path) -> None:
     # DeepSpeed's checkpoints are folders. All others are zip archives; a torn one lacks the directory at its end.
     if named and ('://' in named or Path(named).is_dir() or zipfile.is_zipfile(named)):
         return
-    # best_*.pth cannot be resumed from, as they hold no optimiser; a dot in front marks what was being written.
+    # best_*.pth cannot be resumed from, as they hold no optimiser; names of unfinished files begin with a dot.
     files = [path for path in Path(work_dir).glob('*.pth') if not path.name.startswith(('best_', '.'))]
     whole = [path for path in files if zipfile.is_zipfile(path)]
     if named or files:

@@ -12,8 +12,8 @@ class CosineToEndLR(CosineAnnealingLR):
     """mmengine's CosineAnnealingLR from ``begin`` to the last step of the run, however long that is.
 
     The runner fills ``end`` in with ``train_cfg.max_epochs``, and ``T_max`` follows from it, so neither is set in a
-    config. A run may end within the warm-up before ``begin``, where mmengine's own class refuses to be built: then the
-    cosine is never reached.
+    config. A run may end before ``begin``, within the warm-up: the cosine is then never reached, whereas mmengine's own
+    class refuses to be built.
 
     Args:
         args: As of CosineAnnealingLR.

@@ -1,4 +1,4 @@
-"""What becomes of the candidates of an image: ``test_cfg``, with its defaults, and the NMS that it asks for."""
+"""``test_cfg`` with its defaults, and the NMS that it selects."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ..utils.options import Share
 
 
 class TestOptions(NamedTuple):
-    """Options of ``test_cfg``; the defaults here are those of training's validation, testing, tools and exports.
+    """Options of ``test_cfg``; validation, testing, tools and exports share these defaults.
 
     Args:
         nms_pre: Best (cell, class) scores kept of each level; below 1: all.
-        score_thr: Detections have more than this.
+        score_thr: Detections have a higher score than this.
         nms: Type and options of the NMS. ``type='nms'`` is exact; every other type is mmcv's ``batched_nms``.
         max_per_img: Most detections of an image; below 1: no limit.
     """
 
-    __test__ = False  # pytest takes classes of such a name for tests
+    __test__ = False  # keeps pytest from collecting it for its name
 
     nms_pre: int = 1000
     score_thr: Share = 0.001
@@ -44,12 +44,12 @@ class TestOptions(NamedTuple):
 
     @property
     def iou_threshold(self) -> float:
-        """No two detections of a class overlap more, if the NMS is plain."""
+        """Largest IoU of two detections of a class, if the NMS is plain."""
         return self.nms.get('iou_threshold', type(self)().nms['iou_threshold'])
 
     @property
     def class_agnostic(self) -> bool:
-        """Whether NMS takes all classes for one."""
+        """Whether NMS treats all classes as one."""
         return self.nms.get('class_agnostic', False)
 
     def suppress_doubles(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:

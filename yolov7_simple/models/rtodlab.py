@@ -94,7 +94,7 @@ def find_size(state_dict: dict[str, Tensor]) -> Size:
     """Tell which of the original's models this is.
 
     Raises:
-        CheckpointError: None of them.
+        CheckpointError: It is none of them.
     """
     for size in SIZES:
         key, width = size.stem

@@ -1,4 +1,4 @@
-"""Images and videos -> detections, as pictures and one COCO file. Any detector will do."""
+"""Images and videos -> detections of any detector, as pictures and one COCO file."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from .videos import frame_count, frame_rate, read_video, video_writer
 
 
 class Detector(Protocol):
-    """What detects: an ONNX file, or a model in torch.
+    """Interface of a detector: an ONNX file, or a model in torch.
 
     Attributes:
         classes: Names of the classes, in the order of the labels.
-        score_threshold: It gives no detections below.
-        iou_threshold: No two of its detections of a class overlap more.
+        score_threshold: Lowest score of a detection.
+        iou_threshold: Largest IoU of two detections of a class.
     """
 
     classes: Sequence[str]
@@ -37,16 +37,16 @@ class Detector(Protocol):
 
 
 class DetectionRun:
-    """Detect in one file after another, into one folder.
+    """Detect in one file after another, and write all results into one folder.
 
     Args:
-        detector: What detects.
-        out_dir: Gets ``pictures/``, ``videos/`` and ``detections.json``.
-        score_thr: Detections from this score are drawn; the COCO file has all.
+        detector: Detector to run.
+        out_dir: Folder for ``pictures/``, ``videos/`` and ``detections.json``.
+        score_thr: Lowest score of a detection that is drawn; the COCO file has all.
         annotation_file: See :class:`CocoResults`.
-        with_pictures: Write pictures and videos, too.
-        batch_size: Frames of a video that are detected in at a time.
-        max_megapixels: Larger images are refused; None: none are.
+        with_pictures: Whether to write pictures and videos.
+        batch_size: Frames of a video in a batch.
+        max_megapixels: Largest image that is accepted; None: no limit.
 
     Attributes:
         results (CocoResults): The detections so far.
@@ -77,8 +77,8 @@ class DetectionRun:
         """Detect in an image or a video.
 
         Args:
-            path: Of the file; its suffix tells which of the two it is.
-            name: The results are filed under it.
+            path: Path of the file, whose suffix tells which of the two it is.
+            name: Name for the results.
 
         Yields:
             For a video, after each batch: the frames done, and how many the file says it has.

@@ -69,8 +69,8 @@ def replacing(path: Path, to_disk: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; its file replaces ``path`` on success and is removed on failure.
 
     Args:
-        path: Its suffix is the temporary file's, too, as some libraries choose the format by it.
-        to_disk: Wait until the disk itself has the file, so that no loss of power can leave half of it.
+        path: File to replace. The temporary file has its suffix, by which some libraries choose the format.
+        to_disk: Wait until the file is on the disk, so that a loss of power cannot leave half of it.
     """
     temporary = path.with_name(f'.{path.stem}.{os.getpid()}.part{path.suffix}')
     try:
@@ -84,7 +84,7 @@ def replacing(path: Path, to_disk: bool = False) -> Iterator[Path]:
 
 
 def remove_partial(folder: Path, pattern: str) -> None:
-    """Remove what :func:`replacing` had of a file, named by a pattern, when its process was killed."""
+    """Remove temporary files that killed processes left of :func:`replacing`, for targets that match a pattern."""
     stem, suffix = os.path.splitext(pattern)
     for path in folder.glob(f'.{stem}.*.part{suffix}'):
         path.unlink()

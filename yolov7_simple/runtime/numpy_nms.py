@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 
 def numpy_nms(boxes: NDArray, scores: NDArray, labels: NDArray, iou_threshold: float) -> NDArray[np.int64]:
-    """Keep each box that no better kept box of its class overlaps by more than ``iou_threshold``.
+    """Keep each box that does not overlap a better kept box of its class by more than ``iou_threshold`` IoU.
 
-    OpenCV's ``NMSBoxesBatched`` keeps others: of boxes without an area, which clipping makes, it keeps only one.
+    OpenCV's ``NMSBoxesBatched`` is not used, since of several boxes without an area, left by clipping, it keeps one.
 
     Args:
         boxes: (N, 4), xyxy in pixels.

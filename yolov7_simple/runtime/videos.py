@@ -1,4 +1,4 @@
-"""Videos read frame by frame, and written whole or not at all."""
+"""Read videos frame by frame, and write them atomically."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .errors import InputError
 from .files import make_folder, replacing
 from .images import check_size
 
-DEFAULT_RATE = 25.0  # frames a second, where a file does not tell
+DEFAULT_RATE = 25.0  # frames a second, if a file does not state its own
 
 
 def read_video(path: Path, max_megapixels: float | None) -> Iterator[NDArray[np.uint8]]:
     """Read the frames of a video, (H, W, 3), BGR.
 
     Raises:
-        InputError: Not a video, one without frames, or with frames of a size that cannot be used.
+        InputError: Not a video, or a video without frames or with frames of an unusable size.
     """
     if not path.is_file():
         raise InputError(f'{path}: no such file')
@@ -44,21 +44,21 @@ def frame_rate(path: Path) -> float:
 
 
 def frame_count(path: Path) -> int | None:
-    """How many frames the file says it has; None: it does not tell."""
+    """Number of frames as stated by the file, or None."""
     count = int(cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FRAME_COUNT))
     return count if count > 0 else None
 
 
 @contextmanager
 def video_writer(path: Path, rate: float) -> Iterator[Callable[[NDArray[np.uint8]], None]]:
-    """Write an MPEG-4 file, whole or not at all.
+    """Write an MPEG-4 file atomically.
 
     Args:
         path: Ends with ``.mp4``; its folder is made with the first frame.
         rate: Frames a second.
 
     Yields:
-        What appends a frame, (H, W, 3), BGR; all are of the size of the first.
+        A function that appends a frame, (H, W, 3), BGR, of the size of the first one.
 
     Raises:
         InputError: This OpenCV cannot write such files, or the folder cannot be made.
