@@ -21,7 +21,8 @@ from mmengine.config import Config
 from tool_runs import SMALL_OPTIONS, tool
 from torch.distributed.run import get_args_parser
 
-from yolov7_simple.models.rtodlab import SIZES, original_key
+from yolov7_simple.models.rtodlab import SIZES, convert_state_dict, original_key
+from yolov7_simple.models.rtodlab_weights import WEIGHTS
 
 PAGES = [*sorted(ROOT.glob('*.md')), *sorted((ROOT / 'docs').glob('*.md')), ROOT / 'configs/yolov7/README.md']
 FOLDERS = ('configs/', 'docs/', 'requirements/', 'tests/', 'tools/', 'yolov7_simple/')
@@ -119,7 +120,8 @@ def shrink_configs():
     Weights of the original come in full size only, so a command that names them keeps the width.
     """
     read = Config.fromfile
-    keeps_width = any('yolov7_tiny.pth' in argument for argument in sys.argv)
+    full_width = ('yolov7_tiny.pth', 'rtodlab://', '--pretrained')
+    keeps_width = any(name in argument for argument in sys.argv for name in full_width)
 
     def read_small(*args, **kwargs):
         cfg = read(*args, **kwargs)
@@ -150,7 +152,7 @@ class Sandbox:
     """A folder like the checkout of someone with data of COCO, of blood cells and of their own."""
 
     def __init__(self, folder):
-        self.folder = folder
+        self.folder, self.hub = folder, folder / 'torch/hub/checkpoints'
         for name in ('tools', 'configs'):
             (folder / name).symlink_to(ROOT / name)
         coco, mine = folder / 'data/coco', folder / 'data/mine'
@@ -171,6 +173,15 @@ class Sandbox:
         (wide,) = (block for block in blocks('python', ROOT / 'docs/image_sizes.md'))
         (folder / 'wide.py').write_text(wide)
 
+    def publish(self, name, folder):
+        """Write a detector as the original publishes it, if it is not there."""
+        size = next(size for size in SIZES if size.arch == WEIGHTS[name].arch)
+        file = folder / WEIGHTS[name].file
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            weights = MODELS.build(Config.fromfile(BASE.with_name(size.config)).model).state_dict()
+            torch.save({'model': {original_key(key, size): value for key, value in weights.items()}}, file)
+
     def run(self, line):
         """Run a command; epochs are those of a short training."""
         line = re.sub(r'epoch_\d+\.pth', f'epoch_{NUM_EPOCHS}.pth', line)
@@ -180,9 +191,9 @@ class Sandbox:
             if not (self.folder / work_dir).exists():
                 self.run(next(one for one in ALL_COMMANDS if is_run(one) and is_training(one, work_dir)))
         if 'yolov7_tiny_coco.pth' in words:
-            weights = MODELS.build(Config.fromfile(BASE).model).state_dict()
-            weights = {original_key(key, SIZES[0]): value for key, value in weights.items()}
-            torch.save({'model': weights}, self.folder / 'yolov7_tiny_coco.pth')
+            self.publish('yolov7_tiny', self.folder)
+        for name in re.findall(r'rtodlab://(\w+)', line.replace('--pretrained', 'rtodlab://yolov7_tiny')):
+            self.publish(name, self.hub)
         if words[:2] == ['make', 'report']:
             dry = subprocess.run(['make', '-n', *words[1:]], cwd=ROOT, capture_output=True, text=True, check=True)
             # The commands of make, run without its environment.
@@ -194,7 +205,13 @@ class Sandbox:
             ).stdout  # fmt: skip
         else:
             assert words.pop(0) == 'python', f'tests/test_docs.py does not know how to run: {line}'
-        return tool(words[0].removeprefix('tools/'), *words[1:], cwd=self.folder, before=shrink_configs)
+        return tool(
+            words[0].removeprefix('tools/'),
+            *words[1:],
+            cwd=self.folder,
+            before=shrink_configs,
+            TORCH_HOME=str(self.folder / 'torch'),
+        )
 
 
 def is_training(line, work_dir):
@@ -235,10 +252,16 @@ def check_image_sizes(folder, printed):
 def check_training(folder, printed):
     """In the last run the backbone is frozen: it keeps weights and statistics as loaded, while the neck learns."""
     work_dir = folder / 'work_dirs/yolov7_tiny_8xb16-300e_coco_mine'
-    before, after = weights(folder / 'yolov7_tiny.pth'), weights(work_dir / f'epoch_{NUM_EPOCHS}.pth')
+    published = torch.load(folder / 'torch/hub/checkpoints/yolov7_tiny_coco.pth', weights_only=True)['model']
+    before, after = convert_state_dict(published), weights(work_dir / f'epoch_{NUM_EPOCHS}.pth')
     changed = {key.split('.')[0] for key, value in after.items() if not torch.equal(value, before[key])}
     assert changed == {'neck', 'bbox_head'}
     assert 'Other classes than in the checkpoint' in printed and 'resumed epoch: 2' in printed
+
+
+def check_finetuning(folder, printed):
+    assert (folder / 'work_dirs/mine/own_data/pretrained.pth').is_file()
+    assert printed.count('coco/bbox_mAP: ') >= 2 and 'anew for box, disc' in printed
 
 
 def check_understand(folder, printed):
@@ -250,6 +273,7 @@ def check_understand(folder, printed):
 CHECKS = {
     'README.md': check_readme,
     'docs/deployment.md': check_deployment,
+    'docs/finetuning.md': check_finetuning,
     'docs/image_sizes.md': check_image_sizes,
     'docs/training.md': check_training,
     'docs/understand.md': check_understand,

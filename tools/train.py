@@ -1,9 +1,10 @@
 """Train a detector: mmdet's tools/train.py and its flags, and one command for a folder of one's own data.
 
-    python tools/train.py CONFIG --data DIR [--epochs NUM] [flags]
+    python tools/train.py CONFIG --data DIR [--pretrained [WEIGHTS]] [--epochs NUM] [flags]
 
 DIR has images, and annotations in the form of COCO (one JSON a split, or one for all), YOLO, VOC or labelme. Classes,
-schedule and learning rate are set from it; --epochs sets the length of the training by hand.
+schedule and learning rate are set from it; --epochs sets the length of the training by hand. --pretrained starts from
+trained weights, by a recipe for that: a name, a checkpoint file, or else those for COCO of the config's size.
 """
 
 from __future__ import annotations
@@ -14,30 +15,45 @@ import sys
 from pathlib import Path
 
 from mmdet_tool import run
+from mmengine.config import Config
 
 from yolov7_simple.own_data.config import own_config
 from yolov7_simple.runtime.errors import run_tool
 
+USAGE = '%(prog)s CONFIG --data DIR [--pretrained [WEIGHTS]] [--epochs NUM] [flags]'
+
+
+def is_random(config: Path) -> bool:
+    """Whether a config starts from nothing that is trained."""
+    cfg = Config.fromfile(config)
+    return not cfg.get('load_from') and not cfg.model.get('backbone', {}).get('init_cfg')
+
 
 def use_own_data() -> None:
     """Put a config for --data in place of the one on the command line."""
-    parser = argparse.ArgumentParser(allow_abbrev=False, usage='%(prog)s CONFIG --data DIR [--epochs NUM] [flags]')
+    parser = argparse.ArgumentParser(allow_abbrev=False, usage=USAGE)
     parser.add_argument('config')
     parser.add_argument('--data', required=True)
+    parser.add_argument('--pretrained', nargs='?', const='')
     parser.add_argument('--epochs', type=int)
     parser.add_argument('--work-dir')
     args, flags = parser.parse_known_args()
     if args.epochs is not None and args.epochs < 1:
         parser.error(f'--epochs {args.epochs}: must be at least 1')
+    starts_elsewhere = any(flag.startswith(('load_from=', 'model.backbone.init_cfg', '--resume')) for flag in flags)
+    if args.pretrained is not None and any(flag.startswith('load_from=') for flag in flags):
+        parser.error('--pretrained and load_from= both say where to start from: give one of them')
     name = f'{Path(args.config).stem}_{Path(args.data).resolve().name}'
     work_dir = Path(args.work_dir or Path('work_dirs') / name)
-    config, data, schedule = own_config(args.config, args.data, work_dir, args.epochs)
+    config, data, schedule = own_config(args.config, args.data, work_dir, args.epochs, args.pretrained)
     # torchrun's name, and slurm's.
     if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
         print(f'{data.root}, in the form of {data.form}, {len(data.classes)} classes: {", ".join(data.classes)}')
         for name, split in data.splits.items():
             print(f'  {name}: {split.num_images} images with {split.num_boxes} boxes, {split.ann_file}')
         print(f'{config}: {schedule}', flush=True)
+        if args.pretrained is None and not starts_elsewhere and is_random(config):
+            print('  from random weights; --pretrained starts from those for COCO, and needs a third of the epochs')
     sys.argv[1:] = [str(config), '--work-dir', str(work_dir), *flags]
 
 

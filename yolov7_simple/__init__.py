@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from pathlib import Path
+
+from .utils.configs import config_path
 
 __version__ = '0.1.0'
 
@@ -43,8 +44,9 @@ def _change_process() -> None:
     1. ``mmcv._ext`` gets a stand-in where mmcv has no compiled ops, before anything imports mmdet's models.
     2. The classes of ``__all__`` enter mmdet's registries.
     3. ``torch.load`` and mmengine's loader read mmengine's own checkpoints with ``weights_only`` on.
-    4. mmengine gets a file backend of ours, which writes checkpoints.
-    5. Two warnings are filtered: Pillow's, as an unreadable image raises our own error, and torch's on meshgrid.
+    4. mmengine gets a checkpoint scheme of ours, ``rtodlab://NAME``.
+    5. mmengine gets a file backend of ours, which writes checkpoints.
+    6. Two warnings are filtered: Pillow's, as an unreadable image raises our own error, and torch's on meshgrid.
     """
     from .ops import mmcv_ext
 
@@ -55,11 +57,14 @@ def _change_process() -> None:
     import warnings
 
     from mmengine.fileio import register_backend
+    from mmengine.runner import CheckpointLoader
 
     from .engine.safe_checkpoint import BACKEND, AtomicLocalBackend
+    from .models.rtodlab_weights import SCHEME, load_from_rtodlab
     from .utils.checkpoint import allow_mmengine_checkpoints
 
     allow_mmengine_checkpoints()
+    CheckpointLoader.register_scheme(SCHEME, load_from_rtodlab, force=True)
     register_backend(BACKEND, AtomicLocalBackend, force=True)
     warnings.filterwarnings('ignore', module=r'PIL\.')
     warnings.filterwarnings('ignore', message='torch.meshgrid: in an upcoming release')
@@ -78,23 +83,3 @@ def __getattr__(name: str) -> object:
             'yolov7_simple.runtime works without'
         )
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-
-
-def config_path(name: str) -> str:
-    """Find a config that comes with this package, for ``_base_ = __import__('yolov7_simple').config_path(...)``.
-
-    Args:
-        name: File name, such as ``'yolov7_tiny_8xb16-300e_coco.py'``.
-
-    Returns:
-        Its absolute path, in the installed package or in the checkout that it is installed from.
-
-    Raises:
-        FileNotFoundError: There is no config of that name; the message lists those that there are.
-    """
-    package = Path(__file__).resolve().parent
-    folder = package / '.mim' if (package / '.mim').is_dir() else package.parent
-    configs = {path.name: path for path in sorted((folder / 'configs' / 'yolov7').glob('*.py'))}
-    if name not in configs:
-        raise FileNotFoundError(f'yolov7_simple has no config {name!r}; it has: {", ".join(configs)}')
-    return str(configs[name].resolve())  # an editable install links to the checkout's file

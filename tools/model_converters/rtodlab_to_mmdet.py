@@ -13,7 +13,7 @@ runpy.run_path(str(Path(__file__).resolve().parents[1] / 'installed.py'))  # a f
 import torch
 
 import yolov7_simple
-from yolov7_simple.models.rtodlab import convert_state_dict, find_size, load_original
+from yolov7_simple.models.rtodlab import as_checkpoint, convert_state_dict, find_size, load_original
 from yolov7_simple.runtime.errors import run_tool
 from yolov7_simple.runtime.files import check_writable, replacing
 
@@ -30,15 +30,11 @@ def main() -> None:
     check_writable(args.dst)
     original = load_original(args.src)
     state_dict = convert_state_dict(original)
-    num_classes = len(state_dict['bbox_head.cls_preds.0.bias'])
-    meta = {'source': 'RT-ODLab', 'yolov7_simple_version': yolov7_simple.__version__}
-    if num_classes == 80:
-        from mmdet.datasets import CocoDataset
-
-        meta['dataset_meta'] = {key: CocoDataset.METAINFO[key] for key in ('classes', 'palette')}
+    checkpoint = as_checkpoint(state_dict)
+    checkpoint['meta']['yolov7_simple_version'] = yolov7_simple.__version__
     with replacing(args.dst) as temporary:
-        torch.save({'state_dict': state_dict, 'meta': meta}, temporary)
-    size = find_size(original)
+        torch.save(checkpoint, temporary)
+    size, num_classes = find_size(original), len(state_dict['bbox_head.cls_preds.0.bias'])
     print(f'{args.dst}: {len(state_dict)} tensors, {num_classes} classes, for configs/yolov7/{size.config}')
 
 

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmdet.apis import DetInferencer
@@ -16,6 +17,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
+from ..models.rtodlab_weights import is_rtodlab, load_from_rtodlab
 from ..runtime.errors import examples
 from ..utils.checkpoint import CheckpointError, check_weights, read_checkpoint
 
@@ -41,14 +43,29 @@ def load_config(path: str | Path) -> Config:
 def load_state_dict(path: str | Path) -> dict[str, Tensor]:
     """Read the weights of a checkpoint, which is mmengine's or a bare state dict.
 
+    Args:
+        path: A file, or ``rtodlab://NAME``.
+
     Raises:
         CheckpointError: No file, or not a checkpoint that loads safely (``weights_only``).
     """
-    checkpoint = read_checkpoint(path)
+    return state_dict_of(load_from_rtodlab(path) if is_rtodlab(path) else read_checkpoint(path), str(path))
+
+
+def state_dict_of(checkpoint: Any, name: str) -> dict[str, Tensor]:
+    """Take the weights out of a checkpoint, of mmengine's or a bare state dict.
+
+    Args:
+        checkpoint: What was read.
+        name: Its name, for the message.
+
+    Raises:
+        CheckpointError: It holds none.
+    """
     state_dict = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else {}
     state_dict = {key.removeprefix('module.'): value for key, value in state_dict.items() if isinstance(value, Tensor)}
     if not state_dict:
-        raise CheckpointError(f'{path}: holds no weights')
+        raise CheckpointError(f'{name}: holds no weights')
     return state_dict
 
 
@@ -91,7 +108,7 @@ def load_inferencer(config: str | Path, checkpoint: str | Path, device: str | No
 
     Args:
         config: Config file.
-        checkpoint: Checkpoint file.
+        checkpoint: Checkpoint file, or ``rtodlab://NAME``.
         device: Such as ``'cpu'`` or ``'cuda:0'``; None: the best there is.
 
     Returns:

@@ -8,9 +8,11 @@ from typing import NamedTuple
 from mmdet.models.utils import make_divisible
 from mmdet.registry import MODELS
 from mmengine.model import BaseModule
+from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..utils.checkpoint import check_weights
 from ..utils.options import OptionError, checked_options
 from .layers import CONV_INIT_CFG, ELAN, Down, conv_factory
 
@@ -48,8 +50,8 @@ class ELANNet(BaseModule):
         norm_eval: Keep all BatchNorms in evaluation mode while training.
         norm_cfg: Norm layer; None is BatchNorm with eps 1e-3 and momentum 0.03.
         act_cfg: Activation; None is SiLU.
-        init_cfg: Initialisation, e.g. ``dict(type='Pretrained', checkpoint=..., prefix='backbone.')``; None is
-            PyTorch's default.
+        init_cfg: Initialisation, e.g. ``dict(type='Pretrained', checkpoint='rtodlab://elannet_large')``, with
+            ``prefix='backbone.'`` from a detector's checkpoint; None is PyTorch's default.
 
     Attributes:
         out_channels (tuple[int]): Channels of each returned output, for the neck's ``in_channels``.
@@ -119,6 +121,22 @@ class ELANNet(BaseModule):
         self.out_channels = tuple(widths[i] for i in self.out_indices)
         # DDP and the optimiser look at the parameters before the first train(), so the frozen ones are marked now.
         self.train(self.training)
+
+    def init_weights(self) -> None:
+        """Initialise.
+
+        Raises:
+            CheckpointError: Pretrained weights that are not of this backbone, which mmengine would load in part.
+        """
+        if isinstance(self.init_cfg, dict) and self.init_cfg['type'] == 'Pretrained':
+            checkpoint, prefix = self.init_cfg['checkpoint'], self.init_cfg.get('prefix') or ''
+            loaded = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
+            loaded = loaded.get('state_dict', loaded)
+            prefix = f'{prefix.rstrip(".")}.' * bool(prefix)
+            wanted = self.state_dict()
+            found = {key: loaded[prefix + key] for key in wanted if prefix + key in loaded}
+            check_weights(found, wanted, checkpoint, 'this ELANNet')
+        super().init_weights()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Extract features.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from mmdet.datasets import CocoDataset
 from torch import Tensor, nn
 
 from ..utils.checkpoint import CheckpointError, read_checkpoint
@@ -116,27 +117,29 @@ def build_network(size: Size, num_classes: int) -> nn.ModuleDict:
     return nn.ModuleDict({'backbone': backbone, 'neck': neck, 'bbox_head': head})
 
 
-def convert_state_dict(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Convert the weights of any of the original's three sizes, with any number of classes.
+def without_wrapper(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Drop the ``module.`` that DDP puts in front of every key."""
+    if state_dict and all(key.startswith('module.') for key in state_dict):
+        return {key.removeprefix('module.'): value for key, value in state_dict.items()}
+    return state_dict
+
+
+def rename(state_dict: dict[str, Tensor], wanted: dict[str, Tensor], size: Size, prefix: str = '') -> dict[str, Tensor]:
+    """Give each tensor its name here.
 
     Args:
-        state_dict: The original's state dict; a ``module.`` in front of every key (DDP) is dropped.
+        state_dict: The original's, of nothing but what is wanted.
+        wanted: State dict of the network that it is for.
+        size: Which of the original's models it is.
+        prefix: What our names lack in front, such as ``backbone.`` for a backbone alone.
 
     Returns:
-        A new dict of the same tensors that the detector of this package loads strictly.
+        The same tensors, named and ordered as in ``wanted``.
 
     Raises:
         CheckpointError: Unknown, missing or misshapen keys, all of them named.
     """
-    if state_dict and all(key.startswith('module.') for key in state_dict):
-        state_dict = {key.removeprefix('module.'): value for key, value in state_dict.items()}
-    size = find_size(state_dict)
-    classes = state_dict.get('cls_preds.0.weight')
-    if classes is None:
-        raise CheckpointError('Missing key: cls_preds.0.weight, which tells the number of classes.')
-    wanted = build_network(size, classes.shape[0]).state_dict()
-
-    sources = {key: original_key(key, size) for key in wanted}
+    sources = {key: original_key(prefix + key, size) for key in wanted}
     unknown = state_dict.keys() - sources.values()
     missing = [source for source in sources.values() if source not in state_dict]
     misshapen = [
@@ -154,13 +157,65 @@ def convert_state_dict(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key: state_dict[source] for key, source in sources.items()}
 
 
-def load_original(path: str | Path) -> dict[str, Any]:
+def convert_state_dict(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Convert the weights of any of the original's three sizes, with any number of classes.
+
+    Args:
+        state_dict: The original's state dict; a ``module.`` in front of every key (DDP) is dropped.
+
+    Returns:
+        A new dict of the same tensors that the detector of this package loads strictly.
+
+    Raises:
+        CheckpointError: Unknown, missing or misshapen keys, all of them named.
+    """
+    state_dict = without_wrapper(state_dict)
+    size = find_size(state_dict)
+    classes = state_dict.get('cls_preds.0.weight')
+    if classes is None:
+        raise CheckpointError('Missing key: cls_preds.0.weight, which tells the number of classes.')
+    return rename(state_dict, build_network(size, classes.shape[0]).state_dict(), size)
+
+
+def convert_backbone(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Convert a backbone that the original has trained on ImageNet; its classifier is dropped.
+
+    Args:
+        state_dict: The original's state dict of the classification network, its layers named with or without
+            ``backbone.`` in front; a ``module.`` in front of every key (DDP) is dropped.
+
+    Returns:
+        A new dict of the same tensors that :class:`ELANNet` loads strictly.
+
+    Raises:
+        CheckpointError: Not such a backbone, or unknown, missing or misshapen keys, all of them named.
+    """
+    layers = {
+        f'backbone.{key.removeprefix("backbone.")}': value
+        for key, value in without_wrapper(state_dict).items()
+        if re.match(r'(backbone\.)?layer_\d', key)
+    }
+    size = find_size(layers or state_dict)
+    wanted = build_network(size, 1)['backbone'].state_dict()
+    return rename(layers, wanted, size, 'backbone.')
+
+
+def as_checkpoint(state_dict: dict[str, Tensor]) -> dict[str, Any]:
+    """Wrap a converted detector's state dict as mmengine saves it, with the names of COCO's classes if it has 80."""
+    meta = {'source': 'RT-ODLab'}
+    if len(state_dict['bbox_head.cls_preds.0.bias']) == len(CocoDataset.METAINFO['classes']):
+        meta['dataset_meta'] = {key: CocoDataset.METAINFO[key] for key in ('classes', 'palette')}
+    return {'state_dict': state_dict, 'meta': meta}
+
+
+def load_original(path: str | Path, map_location: Any = 'cpu') -> dict[str, Any]:
     """Read a checkpoint of the original (RT-ODLab): a state dict, or a dict that holds one as ``model``.
 
     Its pickled extras, the training arguments and scores, are read as data and never run.
 
     Args:
         path: A file written by ``torch.save``.
+        map_location: As in ``torch.load``.
 
     Returns:
         The state dict.
@@ -170,7 +225,7 @@ def load_original(path: str | Path) -> dict[str, Any]:
     """
     # On exit torch also forbids classes of this list that were allowed before, so only the new class is named.
     with torch.serialization.safe_globals([argparse.Namespace]):
-        checkpoint = read_checkpoint(path)
+        checkpoint = read_checkpoint(path, map_location)
     for key in ('model', 'state_dict'):
         if isinstance(checkpoint, dict) and isinstance(checkpoint.get(key), dict):
             checkpoint = checkpoint[key]

@@ -11,6 +11,7 @@ from mmengine.config import Config
 from ..apis.inference import load_config
 from ..runtime.errors import InputError
 from ..runtime.files import make_folder, replacing
+from .finetune import EPOCHS_SHARE, use_pretrained
 from .folder import OwnData, read_own_data
 
 # A small set is seen more often. Enough steps to learn something, and no fewer epochs than a fine-tuning needs.
@@ -22,7 +23,11 @@ LAST_STAGE_SHARE = 0.3
 
 
 def own_config(
-    config: str | Path, folder: str | Path, work_dir: Path, epochs: int | None = None
+    config: str | Path,
+    folder: str | Path,
+    work_dir: Path,
+    epochs: int | None = None,
+    pretrained: str | None = None,
 ) -> tuple[Path, OwnData, str]:
     """Write a config for one's own data.
 
@@ -30,21 +35,27 @@ def own_config(
         config: Config to start from.
         folder: The data, as :func:`read_own_data` takes it.
         work_dir: Folder of the run; the config and the annotations that are made go to ``own_data/`` in it.
-        epochs: Length of the training; None: from the size of the set.
+        epochs: Length of the training; None: from the size of the set, and shorter with ``pretrained``.
+        pretrained: Weights to start from, as :func:`use_pretrained` takes them; None: what the config says.
 
     Returns:
         Path of the config, the data, and the schedule in words.
 
     Raises:
         InputError: Config or data cannot be used.
-        CheckpointError: The config cannot be loaded.
+        CheckpointError: The config, or the weights, cannot be loaded.
     """
     out_dir = Path(work_dir) / 'own_data'
     cfg = load_config(config)
     data = read_own_data(folder, out_dir)
     set_data(cfg, data)
-    schedule = set_schedule(cfg, data.splits['train'].num_images, epochs)
+    num_images = data.splits['train'].num_images
+    schedule = set_schedule(cfg, num_images, epochs)
     make_folder(out_dir)
+    if pretrained is not None:
+        if epochs is None:
+            schedule = set_schedule(cfg, num_images, math.ceil(EPOCHS_SHARE * cfg.train_cfg.max_epochs))
+        schedule += f'; {use_pretrained(cfg, pretrained, data.classes, out_dir / "pretrained.pth")}'
     # mmengine names the config that it saves in the work dir after this one.
     path = out_dir / f'{Path(work_dir).resolve().name}.py'
     with replacing(path) as temporary:
