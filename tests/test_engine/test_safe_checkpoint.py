@@ -126,7 +126,7 @@ def test_a_file_is_written_as_a_whole_or_not_at_all(tmp_path, limited):
     [('', 'new'), ('torn.pth', 'new'), ('gone.pth', 'new'), ('old.pth', 'old'), (None, 'new')],
 )
 def test_resume_never_goes_by_a_torn_file(tmp_path, pointer, expected):
-    for i, name in enumerate(['old', 'new', 'torn', 'best_x']):
+    for i, name in enumerate(['old', 'new', 'torn', 'best_x', '.later.1.part']):
         torch.save({'weight': torch.zeros(999)}, tmp_path / f'{name}.pth')
         os.utime(tmp_path / f'{name}.pth', (i, i))
     whole = (tmp_path / 'torn.pth').read_bytes()
