@@ -15,7 +15,9 @@ from pathlib import Path
 
 from mmdet_tool import run
 
+from yolov7_simple.apis.inference import load_config
 from yolov7_simple.own_data.config import own_config
+from yolov7_simple.own_data.doctor import summary
 from yolov7_simple.runtime.errors import InputError
 from yolov7_simple.utils.checkpoint import CheckpointError
 
@@ -35,10 +37,7 @@ def use_own_data() -> None:
     config, data, schedule = own_config(args.config, args.data, work_dir, args.epochs)
     # torchrun's name, and slurm's.
     if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
-        print(f'{data.root}, in the form of {data.form}, {len(data.classes)} classes: {", ".join(data.classes)}')
-        for name, split in data.splits.items():
-            print(f'  {name}: {split.num_images} images with {split.num_boxes} boxes, {split.ann_file}')
-        print(f'{config}: {schedule}', flush=True)
+        print(*summary(data, load_config(config)), f'{config}: {schedule}', sep='\n', flush=True)
     sys.argv[1:] = [str(config), '--work-dir', str(work_dir), *flags]
 
 
