@@ -226,7 +226,8 @@ def test_the_tool_on_a_folder(tmp_path, monkeypatch, capsys):
     train, val = photos(6), photos(4, 6)
     write_yolo(tmp_path / 'data', {'train': train, 'val': val})
     arguments = ('--data', tmp_path / 'data', '--out-dir', tmp_path / 'out', '--workers', 1)
-    output = tool('check_dataset.py', *arguments)
+    status, output = run(*arguments)
+    assert status == 0, output
     assert (
         'in the form of YOLO, 3 classes: cat, dog, owl' in output and '=== val' in output and '=== test' not in output
     )

@@ -42,6 +42,7 @@ FORMS = {
     'YOLO': (write_yolo, lambda split, stem: f'labels/{split}/{stem}.txt', 'images/{}/{}.jpg'),
     'COCO': (write_coco_folder, None, '{}/{}.jpg'),
 }
+SUFFIXES = ('.jpg', '.png')
 FORMS = {form: row for form, row in FORMS.items() if form in READERS}
 
 
@@ -316,7 +317,7 @@ def check(folder, out_dir):
             bare.append(path)
     counted = re.search(r'(\d+) images have no label file and are taken as background', told)
     assert len(bare) <= int(counted[1] if counted else 0), f'background without a word: {bare}'
-    lost = {path for path in folder.images() if path not in found} - unused
+    lost = {path for path in folder.images() if path not in found and Path(path).suffix.lower() in SUFFIXES} - unused
     assert not lost, f'not used without a word: {lost}'
     for label, image in folder.labels.items():
         if (folder.root / label).is_file() and Path(label).suffix.lower() == '.txt' and image in bare:
