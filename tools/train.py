@@ -17,15 +17,16 @@ from pathlib import Path
 from mmdet_tool import run
 from mmengine.config import Config
 
+from yolov7_simple.apis.inference import load_config
 from yolov7_simple.own_data.config import own_config
+from yolov7_simple.own_data.doctor import summary
 from yolov7_simple.runtime.errors import run_tool
 
 USAGE = '%(prog)s CONFIG --data DIR [--pretrained [WEIGHTS]] [--epochs NUM] [flags]'
 
 
-def is_random(config: Path) -> bool:
+def is_random(cfg: Config) -> bool:
     """Whether a config starts from nothing that is trained."""
-    cfg = Config.fromfile(config)
     return not cfg.get('load_from') and not cfg.model.get('backbone', {}).get('init_cfg')
 
 
@@ -48,11 +49,9 @@ def use_own_data() -> None:
     config, data, schedule = own_config(args.config, args.data, work_dir, args.epochs, args.pretrained)
     # torchrun's name, and slurm's.
     if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
-        print(f'{data.root}, in the form of {data.form}, {len(data.classes)} classes: {", ".join(data.classes)}')
-        for name, split in data.splits.items():
-            print(f'  {name}: {split.num_images} images with {split.num_boxes} boxes, {split.ann_file}')
-        print(f'{config}: {schedule}', flush=True)
-        if args.pretrained is None and not starts_elsewhere and is_random(config):
+        cfg = load_config(config)
+        print(*summary(data, cfg), f'{config}: {schedule}', sep='\n', flush=True)
+        if args.pretrained is None and not starts_elsewhere and is_random(cfg):
             print('  from random weights; --pretrained starts from those for COCO, and needs a third of the epochs')
     sys.argv[1:] = [str(config), '--work-dir', str(work_dir), *flags]
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..runtime.errors import InputError, examples
+from ..runtime.errors import InputError
 from ..runtime.files import make_folder, write_json
 from .copies import allow_heic, copy_images
 from .files import Files
@@ -49,6 +49,7 @@ class OwnData(NamedTuple):
         classes: Names of the classes, in the order of their numbers.
         splits: ``train`` and ``val``, and ``test`` if there is one.
         findings: Repairs, files that are not used, and remarks.
+        images: Of each split, with boxes and ``size`` upright.
     """
 
     root: Path
@@ -56,6 +57,7 @@ class OwnData(NamedTuple):
     classes: tuple[str, ...]
     splits: dict[str, Split]
     findings: Findings
+    images: dict[str, list[LabelledImage]]
 
 
 def read_own_data(folder: str | Path, out_dir: Path) -> OwnData:
@@ -74,11 +76,12 @@ def read_own_data(folder: str | Path, out_dir: Path) -> OwnData:
     allow_heic(files.images, files.root)
     labels = read_labels(files, findings)
     names = [one.image for one in labels.images]
+    findings.leave_out('images without labels', sorted(set(files.images) - set(names)))
     headers = read_headers(files, names)
     images = fit_images(labels, headers, files, findings)
     classes = labels.classes or tuple(sorted({box.name for one in images for box in one.boxes}))
     parts = decide_splits(images, labels.splits, findings, str(folder))
-    check_parts(parts, classes, findings, str(folder))
+    check_parts(parts, findings, str(folder))
     copies = files.made | copy_images(files, names, out_dir, findings)
     splits = {}
     for split, part in parts.items():
@@ -89,7 +92,7 @@ def read_own_data(folder: str | Path, out_dir: Path) -> OwnData:
             path, img_dir = out_dir.resolve() / f'{split}.json', ''
             write_json(path, to_coco(part, classes, headers, copies))
         splits[split] = Split(path, img_dir, len(part), sum(len(one.boxes) for one in part), has_copies)
-    return OwnData(files.root, labels.form, classes, splits, findings)
+    return OwnData(files.root, labels.form, classes, splits, findings, parts)
 
 
 def read_labels(files: Files, findings: Findings) -> Labels:
@@ -142,12 +145,12 @@ def fit_images(
         header = headers[one.image]
         if header is None:
             raise InputError(f'{files.path(one.image)}: not an image that can be read')
-        images.append(one._replace(boxes=fit_boxes(one, header, findings)))
+        images.append(one._replace(boxes=fit_boxes(one, header, findings), size=(header.width, header.height)))
     return images
 
 
-def check_parts(parts: dict[str, list[LabelledImage]], classes: Sequence[str], findings: Findings, folder: str) -> None:
-    """Refuse splits that nothing can be learnt from or evaluated on, and remark on what is thin.
+def check_parts(parts: dict[str, list[LabelledImage]], findings: Findings, folder: str) -> None:
+    """Refuse splits that nothing can be learnt from or evaluated on.
 
     Raises:
         InputError: No box to train or to evaluate on.
@@ -162,9 +165,6 @@ def check_parts(parts: dict[str, list[LabelledImage]], classes: Sequence[str], f
             crowds = sum(box.crowd for one in parts[split] for box in one.boxes)
             why = f', all {crowds} are crowd regions' if crowds else ''
             raise InputError(f'{folder}: no boxes to {what} on in the {split} split of {len(parts[split])} images{why}')
-        missing = [name for name in classes if not counts[name]]
-        if missing:
-            findings.remark(f'{split}: {len(missing)} classes have no box: {examples(missing)}')
 
 
 def to_coco(

@@ -15,7 +15,7 @@ from ..files import LABEL_FOLDERS, Files, normalize, parts_of, with_suffix, word
 from ..findings import NUM_NAMED, Findings
 from ..labels import Box, LabelledImage, Labels
 from ..sizes import read_headers
-from ..splits import BACKGROUND_WORDS, images_of_list, read_lines, split_of_folders, splits_of_lists
+from ..splits import BACKGROUND_WORDS, images_of_list, read_lines, split_in, splits_of_lists
 
 # Fractions reach beyond 1 where an object is cut by the border; numbers beyond this are pixels.
 MAX_FRACTION = 2.0
@@ -45,6 +45,9 @@ def read_yolo(files: Files, findings: Findings) -> Labels | None:
     texts = {file: text for file in candidates if (text := read_label_lines(files, file)) is not None}
     folders = label_folders(texts)
     labels = [file for file in texts if PurePosixPath(file).parent in folders]
+    for file in candidates:
+        if file not in texts and PurePosixPath(file).parent in folders and files.image_of_label(file):
+            raise InputError(f'{files.path(file)}: is not text in UTF-8, as labels of YOLO are: write it anew')
     pairs: dict[str, str] = {}
     lost = []
     for label in labels:
@@ -60,7 +63,11 @@ def read_yolo(files: Files, findings: Findings) -> Labels | None:
             pairs[image] = label
     if not any(texts[label] for label in pairs.values()):
         return None
-    lists = {file for file in lost if split_of_folders(f'{PurePosixPath(file).stem}/x')}
+    lists = {
+        file
+        for file in lost
+        if split_in(PurePosixPath(file).stem) and not any(LINE.fullmatch(line) for _, line in texts[file])
+    }
     findings.leave_out('labels without an image', [label for label in lost if label not in lists])
     findings.leave_out('text files that are no labels of YOLO', sorted(texts.keys() - set(labels) - lists))
 
