@@ -12,6 +12,7 @@ PACKAGE = 'yolov7_simple'
 TIERS = [
     {'tools'},
     {PACKAGE},  # its __init__.py, which registers everything
+    {'doctor'},
     {'report', 'own_data', 'deploy'},
     {'engine', 'apis', 'evaluation'},
     {'models', 'datasets'},

@@ -24,11 +24,11 @@ import installed  # noqa: F401
 import yolov7_simple
 from yolov7_simple.apis.inference import load_config
 from yolov7_simple.datasets.annotation_checks import read_json
+from yolov7_simple.doctor.doctor import Examination, describe, examine, refusal
+from yolov7_simple.doctor.doctor_page import doctor_page
+from yolov7_simple.doctor.image_sets import dataset_configs
 from yolov7_simple.own_data.config import set_data
-from yolov7_simple.own_data.doctor import Examination, describe, examine, refusal
-from yolov7_simple.own_data.doctor_page import doctor_page
 from yolov7_simple.own_data.folder import read_own_data
-from yolov7_simple.own_data.image_sets import dataset_configs
 from yolov7_simple.runtime.errors import UserError
 from yolov7_simple.runtime.files import make_folder, replacing
 

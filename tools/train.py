@@ -18,8 +18,8 @@ from mmdet_tool import run
 from mmengine.config import Config
 
 from yolov7_simple.apis.inference import load_config
+from yolov7_simple.doctor.doctor import summary
 from yolov7_simple.own_data.config import own_config
-from yolov7_simple.own_data.doctor import summary
 from yolov7_simple.runtime.errors import run_tool
 
 USAGE = '%(prog)s CONFIG --data DIR [--pretrained [WEIGHTS]] [--epochs NUM] [flags]'

@@ -4,7 +4,7 @@ import pytest
 from folder_cases import CLASSES, check, photos, read, write_photo, write_text
 from test_yolo import write_flat, write_yolo, yolo_line
 
-from yolov7_simple.own_data.splits import split_in, split_of_file, split_of_folders
+from yolov7_simple.own_data.names import split_in, split_of_file, split_of_folders
 from yolov7_simple.runtime.errors import InputError
 
 TRAIN, VAL, TEST = photos(5), photos(3, 5), photos(2, 8)

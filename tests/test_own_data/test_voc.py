@@ -378,7 +378,7 @@ def test_labels_without_any_image_are_told(tmp_path):
     write_voc(tmp_path / 'data')
     for path in (tmp_path / 'data' / 'JPEGImages').iterdir():
         path.rename(path.with_stem(f'x{path.stem}'))
-    with pytest.raises(InputError, match='There are 8 labels of VOC, but no image of theirs: Annotations/photo_00.xml'):
+    with pytest.raises(InputError, match=r'There are 8 labels of VOC, but no image of theirs: Annotations/photo_00\.xml'):
         read(tmp_path / 'data')
 
 

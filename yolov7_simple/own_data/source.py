@@ -12,8 +12,9 @@ import yaml
 
 from ..runtime.errors import InputError
 from ..runtime.files import make_folder
-from .files import Files, list_files, with_suffix
+from .files import Files, list_files
 from .findings import Findings
+from .names import with_suffix
 
 LABEL_SUFFIXES = {'.json', '.xml', '.csv', '.yaml', '.yml'}
 MAX_LEVELS = 2  # annotations/instances/train.json: the images may lie beside the folder above

@@ -10,35 +10,13 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from ..runtime.errors import InputError, examples
-from .files import Files, num_common_folders, parts_of, with_suffix, words_of
+from .files import Files, num_common_folders
 from .findings import NUM_NAMED, Findings
 from .labels import LabelledImage
+from .names import BACKGROUND_WORDS, SPLIT_WORDS, parts_of, split_in, split_of_folders, with_suffix, words_of
 
-SPLIT_WORDS = {
-    **dict.fromkeys(('train', 'training', 'trn'), 'train'),
-    **dict.fromkeys(('val', 'valid', 'validation', 'eval', 'evaluation', 'dev', 'minival'), 'val'),
-    **dict.fromkeys(('test', 'testing'), 'test'),
-    'trainval': 'trainval',
-}
-BACKGROUND_WORDS = {'background', 'backgrounds', 'negative', 'negatives', 'empty'}
 VAL_SHARE = 0.2
 SPLIT_SEED = 0
-
-
-def split_in(text: str) -> str | None:
-    """The split that one name speaks of, None if it speaks of none or of several."""
-    found = {SPLIT_WORDS[word] for word in words_of(text) if word in SPLIT_WORDS}
-    return found.pop() if len(found) == 1 else None
-
-
-def split_of_folders(path: str) -> str | None:
-    """The split that the folders of a file speak of, the innermost first."""
-    return next(filter(None, map(split_in, parts_of(path)[-2::-1])), None)
-
-
-def split_of_file(path: str) -> str | None:
-    """The split that an annotation file or a list is for: by its own name, or else by its folders."""
-    return split_in(PurePosixPath(path).stem) or split_of_folders(path)
 
 
 def read_lines(path, encoding: str = 'utf-8-sig') -> list[str]:

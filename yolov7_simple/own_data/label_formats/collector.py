@@ -9,10 +9,11 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ...runtime.errors import InputError, examples
-from ..files import Files, drop_image_suffix, normalize
+from ..files import Files
 from ..findings import NUM_NAMED, Findings
 from ..labels import Box, LabelledImage, Labels
-from ..splits import split_of_folders, splits_of_lists
+from ..names import drop_image_suffix, normalize, split_of_folders
+from ..splits import splits_of_lists
 from .documents import shorten
 from .shapes import XYXY
 

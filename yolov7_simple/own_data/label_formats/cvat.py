@@ -6,10 +6,10 @@ import math
 from xml.etree.ElementTree import Element
 
 from ...runtime.errors import InputError
-from ..files import Files, with_suffix
+from ..files import Files
 from ..findings import Findings
 from ..labels import Labels
-from ..splits import split_in, split_of_file
+from ..names import split_in, split_of_file, with_suffix
 from .collector import Collector
 from .documents import has_tag, number, read_xml, shorten
 from .shapes import XYXY, box_around, box_of_ellipse, box_of_rotated

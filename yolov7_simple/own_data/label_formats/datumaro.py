@@ -10,7 +10,7 @@ from ...runtime.errors import InputError
 from ..files import Files
 from ..findings import Findings
 from ..labels import Labels
-from ..splits import split_of_file
+from ..names import split_of_file
 from .collector import Collector
 from .documents import field, json_files, points_of, read_json, shorten
 from .shapes import XYXY, box_around

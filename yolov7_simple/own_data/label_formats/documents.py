@@ -10,7 +10,8 @@ from typing import Any
 from xml.etree import ElementTree
 
 from ...runtime.errors import InputError
-from ..files import Files, with_suffix
+from ..files import Files
+from ..names import with_suffix
 
 MARKS = ((codecs.BOM_UTF8, 'utf-8-sig'), (codecs.BOM_UTF16_LE, 'utf-16'), (codecs.BOM_UTF16_BE, 'utf-16'))
 DECLARATION = re.compile(rb'\s*<\?xml[^>]*?encoding\s*=\s*["\']([\w.:-]+)["\']')

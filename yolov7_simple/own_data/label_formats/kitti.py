@@ -7,9 +7,10 @@ from collections import Counter
 from pathlib import PurePosixPath
 
 from ...runtime.errors import InputError
-from ..files import Files, with_suffix
+from ..files import Files
 from ..findings import Findings
 from ..labels import Box, Labels
+from ..names import with_suffix
 from .collector import Collector
 from .documents import number, read_text, shorten
 

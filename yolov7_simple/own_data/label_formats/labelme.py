@@ -10,9 +10,10 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ...runtime.errors import InputError
-from ..files import Files, with_suffix
+from ..files import Files
 from ..findings import Findings
 from ..labels import Box, Labels
+from ..names import with_suffix
 from .collector import Collector
 from .documents import field, json_files, number, points_of, read_json, shorten
 from .shapes import XYXY, box_around

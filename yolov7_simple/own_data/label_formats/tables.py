@@ -9,18 +9,18 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from ...runtime.errors import InputError, examples
-from ..files import Files, with_suffix
+from ..files import Files
 from ..findings import Findings
 from ..labels import Labels
+from ..names import split_in, split_of_file, with_suffix
 from ..sizes import read_headers
-from ..splits import split_in, split_of_file
 from .collector import Collector
 from .documents import number, read_text, shorten
 
 # Names of columns in lower case, letters and digits alone; those that come first are surer.
 COLUMNS = {
-    'image': 'filename file imagefilename imagepath filepath path imagename imagefile imgname imgpath image imageid img '
-    'imgid patientid',
+    'image': 'filename file imagefilename imagepath filepath path imagename imagefile imgname imgpath image imageid '
+    'img imgid patientid',
     'class': 'class classname label labelname category categoryname objectclass species target name classid labelid '
     'categoryid',
     'x1': 'xmin x1 left xtl',

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from ...runtime.errors import InputError
-from ..files import Files, with_suffix
+from ..files import Files
 from ..findings import Findings
 from ..labels import Labels
-from ..splits import split_of_file
+from ..names import split_of_file, with_suffix
 from .collector import Collector
 from .documents import field, json_files, number, points_of, read_json, read_text, shorten
 from .shapes import XYXY, box_around, box_of_ellipse

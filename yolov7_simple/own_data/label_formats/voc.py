@@ -7,9 +7,10 @@ from typing import NamedTuple
 from xml.etree.ElementTree import Element
 
 from ...runtime.errors import InputError
-from ..files import Files, with_suffix
+from ..files import Files
 from ..findings import Findings
 from ..labels import Box, Labels
+from ..names import with_suffix
 from .collector import Collector
 from .documents import has_tag, number, read_xml
 from .shapes import XYXY, box_of_rotated

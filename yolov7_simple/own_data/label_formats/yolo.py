@@ -11,11 +11,12 @@ from typing import NamedTuple
 import yaml
 
 from ...runtime.errors import InputError, examples
-from ..files import LABEL_FOLDERS, Files, normalize, parts_of, with_suffix, words_of
+from ..files import Files
 from ..findings import NUM_NAMED, Findings
 from ..labels import Box, LabelledImage, Labels
+from ..names import BACKGROUND_WORDS, LABEL_FOLDERS, normalize, parts_of, split_in, with_suffix, words_of
 from ..sizes import read_headers
-from ..splits import BACKGROUND_WORDS, images_of_list, read_lines, split_in, splits_of_lists
+from ..splits import images_of_list, read_lines, splits_of_lists
 
 # Fractions reach beyond 1 where an object is cut by the border; numbers beyond this are pixels.
 MAX_FRACTION = 2.0

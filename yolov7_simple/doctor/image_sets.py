@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from ..apis.inference import quiet
 from ..datasets.coco import CheckedCocoDataset
+from ..own_data.folder import OwnData
 from ..runtime.errors import InputError
-from .folder import OwnData
 
 MIN_SIDE = 8.0  # pixels; BatchMultiScale's default
 

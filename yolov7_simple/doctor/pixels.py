@@ -15,9 +15,9 @@ from mmengine.utils import track_parallel_progress
 from numpy.typing import NDArray
 
 from ..datasets.loading import decode_image
+from ..own_data.sizes import read_header
 from ..runtime.errors import DamagedImageError
 from .image_sets import ImageSet
-from .sizes import read_header
 
 # Levels of 255. A photograph of a white wall has some 2; one colour saved as JPEG has none.
 ONE_COLOR_STD = 1.0

@@ -8,10 +8,10 @@ from typing import NamedTuple, TextIO
 
 from mmengine.config import Config
 
+from ..own_data.folder import OwnData
 from ..runtime.errors import InputError, UserError, examples
 from . import checks
 from .checks import Problem
-from .folder import OwnData
 from .image_sets import ImageSet, InputSize, build_set, class_rows, input_size, own_sets
 from .pixels import Pixels, read_all_pixels
 

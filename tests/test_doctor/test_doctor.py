@@ -12,13 +12,13 @@ from folder_cases import CLASSES, photos, write_photo, write_text
 from mmengine.config import Config
 from test_yolo import write_yolo
 
-from yolov7_simple.own_data import checks, doctor
-from yolov7_simple.own_data.checks import MAX_ASPECT, MAX_TINY_SHARE, MIN_BORDER_BOXES
-from yolov7_simple.own_data.doctor import box_checks, pixel_checks, run_checks
-from yolov7_simple.own_data.doctor_page import choose_images
+from yolov7_simple.doctor import checks, doctor
+from yolov7_simple.doctor.checks import MAX_ASPECT, MAX_TINY_SHARE, MIN_BORDER_BOXES
+from yolov7_simple.doctor.doctor import box_checks, pixel_checks, run_checks
+from yolov7_simple.doctor.doctor_page import choose_images
+from yolov7_simple.doctor.image_sets import InputSize, input_size, make_set
+from yolov7_simple.doctor.pixels import MAX_BITS, Pixels, equal_pairs, near_pairs, read_pixels
 from yolov7_simple.own_data.folder import read_own_data
-from yolov7_simple.own_data.image_sets import InputSize, input_size, make_set
-from yolov7_simple.own_data.pixels import MAX_BITS, Pixels, equal_pairs, near_pairs, read_pixels
 
 SIZE = InputSize('config.py', (320, 320), 8.0)
 SMALL_CONFIG = ROOT / 'configs/yolov7/yolov7_tiny_1xb8-40e_bccd.py'
@@ -261,8 +261,8 @@ def test_exit_status(tmp_path, monkeypatch, capsys, spoil, status):
         monkeypatch.setattr(checks, 'near_pairs', lambda hashes: 1 / 0)
     data = read_own_data(tmp_path / 'data', tmp_path / 'out')
     cfg = Config.fromfile(SMALL_CONFIG)
+    from yolov7_simple.doctor.image_sets import dataset_configs
     from yolov7_simple.own_data.config import set_data
-    from yolov7_simple.own_data.image_sets import dataset_configs
 
     set_data(cfg, data)
     examination = doctor.examine([], dataset_configs(cfg), [cfg], 1, sys.stderr)

@@ -1,0 +1,1 @@
+"""A detection set, checked before it costs a training run."""
