@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..utils.checkpoint import CheckpointError, read_checkpoint
+from ..utils.checkpoint import CheckpointError, compare_weights, read_checkpoint
 from .backbone import ELANNet
 from .head import YOLOv7SimpleHead
 from .neck import ELANPAFPN
@@ -137,17 +137,12 @@ def convert_state_dict(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     wanted = build_network(size, classes.shape[0]).state_dict()
 
     sources = {key: original_key(key, size) for key in wanted}
-    unknown = state_dict.keys() - sources.values()
-    missing = [source for source in sources.values() if source not in state_dict]
-    misshapen = [
-        f'{source} is {tuple(state_dict[source].shape)} and not {tuple(wanted[key].shape)}'
-        for key, source in sources.items()
-        if source in state_dict and state_dict[source].shape != wanted[key].shape
-    ]
+    missing, unknown, misshapen = compare_weights(state_dict, {sources[key]: value for key, value in wanted.items()})
+    shapes = [f'{key} {shapes}' for key, shapes in misshapen.items()]
     problems = [
-        f'{len(names)} {what}: {", ".join(names)}'
-        for what, names in (('unknown', sorted(unknown)), ('missing', missing), ('of another shape', misshapen))
-        if names
+        f'{len(keys)} {what}: {", ".join(keys)}'
+        for what, keys in (('unknown', sorted(unknown)), ('missing', missing), ('of another shape', shapes))
+        if keys
     ]
     if problems:
         raise CheckpointError(f'Cannot convert this checkpoint, arch {size.arch!r}. Keys ' + '; '.join(problems) + '.')
