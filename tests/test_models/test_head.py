@@ -6,7 +6,7 @@ from mmdet.registry import MODELS
 from mmengine.structures import InstanceData
 from torch import nn
 
-from yolov7_simple.models.boxes import decode_boxes, encode_boxes, flatten_levels, gather_cells, max_iof
+from yolov7_simple.models.boxes import decode_boxes, encode_boxes, flatten_levels, gather_cells
 from yolov7_simple.models.head import YOLOv7SimpleHead
 
 CELLS = ((8, 12), (4, 6), (2, 3))  # of an image of 64 x 96
@@ -147,7 +147,10 @@ def test_ignored_regions():
     assert losses['loss_obj'].item() == pytest.approx(expected.item(), rel=1e-5)
     nothing = [InstanceData(bboxes=torch.zeros(0, 4))]
     assert head.loss_by_feat(*predictions, truth, [{}], nothing)['loss_obj'] == with_all['loss_obj']
-    assert max_iof(torch.tensor([[[0.0, 0, 10, 10]]]), torch.tensor([[[5.0, 0, 20, 10]]])).item() == 0.5
+    # Two images, of which the second is padded: it has no region.
+    twice = [[torch.cat([level, level]) for level in levels] for levels in predictions]
+    both = head.loss_by_feat(*twice, truth * 2, [{}, {}], ignored + nothing)['loss_obj'].item()
+    assert both == pytest.approx((losses['loss_obj'] + with_all['loss_obj']).item() / 2, rel=1e-5)
 
 
 def test_predictions_take_the_best_of_each_level():

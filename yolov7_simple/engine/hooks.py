@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from ..datasets.mix_dataset import SeededMixDataset
 from ..datasets.mosaic import MosaicAffineMixUp
 from ..models.fast import speed_up
-from ..utils.checkpoint import check_weights, misshapen
+from ..utils.checkpoint import check_weights, compare_weights
 from ..utils.options import Count, CountOr0, OptionError, checked_options
 
 
@@ -157,7 +157,7 @@ class CheckpointCheckHook(Hook):
         names = {key.removeprefix('module.'): key for key in state_dict}
         found = {name: state_dict[key] for name, key in names.items()}
         is_training = isinstance(runner.optim_wrapper, OptimWrapper)
-        others = misshapen(found, wanted)
+        others = compare_weights(found, wanted).misshapen
         if is_training and not runner._resume and others and all(map(CLASS_LAYER.search, others)):
             for name in others:
                 del state_dict[names[name]], found[name], wanted[name]

@@ -1,6 +1,7 @@
 """Boxes and cells of a batch: decode, encode, flatten, pad and gather.
 
-B images, P priors (cells of all levels, stride 8 first), L levels, G ground-truth boxes padded to the longest image.
+B images, P priors (cells of all levels, stride 8 first), L levels, G ground-truth boxes padded to the longest image,
+K gathered ones.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def smaller(a: int, b: int | Tensor) -> int | Tensor:
 
 
 def gather_rows(values: Tensor, index: Tensor) -> Tensor:
-    """Gather rows: (B, P, N) and (B, K) -> (B, K, N)."""
+    """Gather rows by their indices in each image: (B, P, N) and (B, K) -> (B, K, N)."""
     return values.gather(1, index.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
 
 
@@ -66,26 +67,15 @@ def pad_boxes(instances: Sequence[InstanceData]) -> tuple[Tensor, Tensor, Tensor
     return bboxes, labels, mask
 
 
-def max_iof(boxes: Tensor, regions: Tensor) -> Tensor:
-    """Largest share of each box that lies in one region: (B, P, 4), (B, I, 4) xyxy -> (B, P)."""
-    if regions.shape[1] == 0:
-        return boxes.new_zeros(boxes.shape[:2])
-    boxes = boxes.unsqueeze(1)  # (B, 1, P, 4)
-    regions = regions.unsqueeze(2)  # (B, I, 1, 4)
-    low, high = torch.maximum(boxes[..., :2], regions[..., :2]), torch.minimum(boxes[..., 2:], regions[..., 2:])
-    inter = (high - low).clamp(min=0).prod(-1)  # (B, I, P)
-    return (inter / (boxes[..., 2:] - boxes[..., :2]).prod(-1).clamp(min=1e-6)).amax(1)
-
-
 def gather_cells(levels: Sequence[Tensor], cells: Tensor) -> Tensor:
-    """Gather cells from separate levels, as if they were joined: L x (B, N, P_l), (B, K) -> (B, N, K)."""
-    taken = None
+    """Gather cells from separate levels, by their indices as if these were joined: L x (B, N, P_l), (B, K) -> (B, N, K)."""
+    gathered = None
     start = 0
     for level in levels:
         stop = start + level.shape[2]
         index = (cells - start).clamp(0, level.shape[2] - 1)
         values = level.gather(2, index.unsqueeze(1).expand(-1, level.shape[1], -1))
         here = ((cells >= start) & (cells < stop)).unsqueeze(1)
-        taken = torch.where(here, values, 0.0 if taken is None else taken)
+        gathered = torch.where(here, values, 0.0 if gathered is None else gathered)
         start = stop
-    return taken
+    return gathered

@@ -14,6 +14,7 @@ import torch
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.models.utils import multi_apply
 from mmdet.registry import MODELS, TASK_UTILS
+from mmdet.structures.bbox import bbox_overlaps
 from mmdet.utils import reduce_mean
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from ..utils.options import Count, OptionError, Share, check_options, checked_options
-from .boxes import decode_boxes, encode_boxes, flatten_levels, gather_cells, gather_rows, max_iof, pad_boxes, smaller
+from .boxes import decode_boxes, encode_boxes, flatten_levels, gather_cells, gather_rows, pad_boxes, smaller
 from .layers import CONV_INIT_CFG, conv3x3_chain, conv_factory
 from .prediction import TestOptions
 
@@ -203,7 +204,9 @@ class YOLOv7SimpleHead(BaseDenseHead):
         loss_obj = self.loss_obj(obj_logits, assigned.matched.to(obj_logits), reduction_override='none')
         if self.ignore_iof_thr is not None and batch_gt_instances_ignore is not None:
             regions = pad_sequence([ignored.bboxes for ignored in batch_gt_instances_ignore], batch_first=True)
-            loss_obj = loss_obj * (assigned.matched | (max_iof(boxes, regions) <= self.ignore_iof_thr))
+            if regions.shape[1]:  # (B, I, 4); padding has no area, and so no share of any box
+                shares = bbox_overlaps(boxes, regions, mode='iof').amax(-1)  # (B, P)
+                loss_obj = loss_obj * (assigned.matched | (shares <= self.ignore_iof_thr))
         losses = {'loss_obj': loss_obj.sum() / num_matched}
 
         # Reading the number of matched cells back from the device would stall it. A box takes at most candidate_topk

@@ -11,7 +11,7 @@ import torch
 from mmdet.datasets import CocoDataset
 from torch import Tensor, nn
 
-from ..utils.checkpoint import CheckpointError, read_checkpoint
+from ..utils.checkpoint import CheckpointError, compare_weights, read_checkpoint
 from .backbone import ELANNet
 from .head import YOLOv7SimpleHead
 from .neck import ELANPAFPN
@@ -140,17 +140,12 @@ def rename(state_dict: dict[str, Tensor], wanted: dict[str, Tensor], size: Size,
         CheckpointError: Unknown, missing or misshapen keys, all of them named.
     """
     sources = {key: original_key(prefix + key, size) for key in wanted}
-    unknown = state_dict.keys() - sources.values()
-    missing = [source for source in sources.values() if source not in state_dict]
-    misshapen = [
-        f'{source} is {tuple(state_dict[source].shape)} and not {tuple(wanted[key].shape)}'
-        for key, source in sources.items()
-        if source in state_dict and state_dict[source].shape != wanted[key].shape
-    ]
+    missing, unknown, misshapen = compare_weights(state_dict, {sources[key]: value for key, value in wanted.items()})
+    shapes = [f'{key} {shapes}' for key, shapes in misshapen.items()]
     problems = [
-        f'{len(names)} {what}: {", ".join(names)}'
-        for what, names in (('unknown', sorted(unknown)), ('missing', missing), ('of another shape', misshapen))
-        if names
+        f'{len(keys)} {what}: {", ".join(keys)}'
+        for what, keys in (('unknown', sorted(unknown)), ('missing', missing), ('of another shape', shapes))
+        if keys
     ]
     if problems:
         raise CheckpointError(f'Cannot convert this checkpoint, arch {size.arch!r}. Keys ' + '; '.join(problems) + '.')

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -93,9 +93,31 @@ def read_checkpoint(filename: str | Path, map_location: Any = 'cpu') -> Any:
         ) from error
 
 
-def misshapen(state_dict: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
-    """Names that both have, but with different shapes."""
-    return [key for key, value in wanted.items() if key in state_dict and state_dict[key].shape != value.shape]
+class WeightDifferences(NamedTuple):
+    """How weights differ from those that a model has: names of tensors.
+
+    Args:
+        missing: The model alone has them.
+        unknown: The checkpoint alone has them.
+        misshapen: Both have them, with different shapes; the values say which, to be read after the name.
+    """
+
+    missing: list[str]
+    unknown: list[str]
+    misshapen: dict[str, str]
+
+
+def compare_weights(state_dict: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> WeightDifferences:
+    """Compare names and shapes of weights with those that a model has."""
+    return WeightDifferences(
+        [key for key in wanted if key not in state_dict],
+        [key for key in state_dict if key not in wanted],
+        {
+            key: f'is {tuple(state_dict[key].shape)} and not {tuple(value.shape)}'
+            for key, value in wanted.items()
+            if key in state_dict and state_dict[key].shape != value.shape
+        },
+    )
 
 
 def check_weights(
@@ -112,17 +134,11 @@ def check_weights(
     Raises:
         CheckpointError: Names or shapes differ.
     """
-    shapes = [
-        f'{key}: {tuple(state_dict[key].shape)} in the checkpoint, {tuple(wanted[key].shape)} in the model'
-        for key in misshapen(state_dict, wanted)
-    ]
+    missing, unknown, misshapen = compare_weights(state_dict, wanted)
+    shapes = [f'{key}, which {shapes}' for key, shapes in misshapen.items()]
     problems = [
         f'{len(keys)} {what}, such as {keys[0]}'
-        for what, keys in (
-            ('tensors missing', [key for key in wanted if key not in state_dict]),
-            ('unknown', [key for key in state_dict if key not in wanted]),
-            ('of another shape', shapes),
-        )
+        for what, keys in (('tensors missing', missing), ('unknown', unknown), ('of another shape', shapes))
         if keys
     ]
     if problems:
