@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import unicodedata
@@ -69,7 +70,8 @@ def name_variants(name: str) -> Iterator[tuple[str, ...]]:
     if '?d=' in name:  # Label Studio's local files
         name = name.split('?d=', 1)[1]
     if '://' in name:
-        name = urlsplit(name).path
+        with contextlib.suppress(ValueError):  # not an address after all
+            name = urlsplit(name).path
     for text in dict.fromkeys((name, unquote(name))):
         parts = tuple(
             part
