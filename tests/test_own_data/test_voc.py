@@ -154,7 +154,8 @@ def test_a_rotated_box_becomes_that_around_it(tmp_path):
 
 def test_a_box_without_area_is_left_out(tmp_path):
     write_voc(tmp_path / 'data')
-    edit(tmp_path / 'data' / FIRST, lambda text: text.replace('</annotation>', f'{voc_object("cat", 9, 5, 9, 20)}</annotation>'))  # fmt: skip
+    flat = voc_object('cat', 9, 5, 9, 20)
+    edit(tmp_path / 'data' / FIRST, lambda text: text.replace('</annotation>', f'{flat}</annotation>'))
     data = check(tmp_path / 'data', everything=TRAIN + VAL)
     assert data.findings.repairs == {'boxes without an area, left out': 1}
 
@@ -378,7 +379,9 @@ def test_labels_without_any_image_are_told(tmp_path):
     write_voc(tmp_path / 'data')
     for path in (tmp_path / 'data' / 'JPEGImages').iterdir():
         path.rename(path.with_stem(f'x{path.stem}'))
-    with pytest.raises(InputError, match=r'There are 8 labels of VOC, but no image of theirs: Annotations/photo_00\.xml'):
+    with pytest.raises(
+        InputError, match=r'There are 8 labels of VOC, but no image of theirs: Annotations/photo_00\.xml'
+    ):
         read(tmp_path / 'data')
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -70,7 +71,8 @@ def name_variants(name: str) -> Iterator[tuple[str, ...]]:
     if '?d=' in name:  # Label Studio's local files
         name = name.split('?d=', 1)[1]
     if '://' in name:
-        name = urlsplit(name).path
+        with contextlib.suppress(ValueError):  # not an address after all
+            name = urlsplit(name).path
     for text in dict.fromkeys((name, unquote(name))):
         parts = tuple(
             part

@@ -112,7 +112,7 @@ class Collector:
             image = named.get(label)
             stem = normalize(drop_image_suffix(PurePosixPath(label).stem))
             if image is None or normalize(drop_image_suffix(PurePosixPath(image).name)) != stem:
-                own = self._own_image(label, image is not None)
+                own = self.own_image(label, image is not None)
                 if image and own and counts[image] == 1:
                     raise InputError(
                         f'{self.files.path(label)}: names {image} as its image, but {own} has its name. Correct it, or '
@@ -124,12 +124,13 @@ class Collector:
             pairs[label] = image
         return pairs
 
-    def _own_image(self, label: str, is_named: bool) -> str | None:
+    def own_image(self, label: str, is_named: bool) -> str | None:
+        """The image with the name of a label file; None: there is none, or several, and it names another itself."""
         try:
             return self.files.image_of_label(label)
         except InputError:
             if is_named:
-                return None  # of the images of its name none is surer than the one that it names
+                return None
             raise
 
     def labels(self, source: str, classes: Sequence[str] | None = None) -> Labels | None:

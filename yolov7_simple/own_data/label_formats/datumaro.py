@@ -29,9 +29,10 @@ def read_datumaro(files: Files, findings: Findings) -> Labels | None:
     classes: list[str] | None = None
     for file in sources:
         content = read_json(files, file)
-        if not isinstance(content, dict) or 'items' not in content:
-            continue
-        labels = field(field(content, 'categories', dict, file), 'label', dict, file)
+        categories = content.get('categories') if isinstance(content, dict) else None
+        if 'items' not in content or not isinstance(categories, dict):
+            continue  # of another tool
+        labels = field(categories, 'label', dict, file)
         own = [field(one, 'name', str, f'{file}, labels') for one in field(labels, 'labels', list, file)]
         if classes is not None and own != classes:
             raise InputError(f'{files.path(file)}: has other classes than {sources[0]}, or another order')

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from pathlib import PurePosixPath
 
 from ...runtime.errors import InputError
@@ -17,6 +16,7 @@ from .documents import number, read_text, shorten
 # Class, truncation, occlusion, angle, the box, three sizes, three coordinates, angle, and perhaps a score.
 LINE = re.compile(r'[^\s\d]\S*(\s+[-+]?[\d.]+(e[-+]?\d+)?){14,15}', re.IGNORECASE)
 IGNORED = 'DontCare'
+NUM_JUDGED = 20  # lines by which a folder is known
 
 
 def read_kitti(files: Files, findings: Findings) -> Labels | None:
@@ -25,28 +25,28 @@ def read_kitti(files: Files, findings: Findings) -> Labels | None:
     Raises:
         InputError: A line beside others of KITTI cannot be read.
     """
-    texts: dict[str, list[str]] = {}
+    folders: dict[PurePosixPath, list[str]] = {}
     for file in with_suffix(files.names, {'.txt'}):
-        data = files.path(file).read_bytes()
-        if not data.strip():
-            texts[file] = []
-            continue
-        try:
-            texts[file] = read_text(files, file).splitlines()
-        except InputError:
-            continue
-    counts: Counter[PurePosixPath] = Counter()
-    for file, lines in texts.items():
-        counts[PurePosixPath(file).parent] += sum(
-            2 * bool(LINE.fullmatch(one.strip())) - 1 for one in lines if one.strip()
-        )
-    labels = [file for file in texts if counts[PurePosixPath(file).parent] > 0]
+        folders.setdefault(PurePosixPath(file).parent, []).append(file)
+    labels = [file for texts in folders.values() if are_labels(files, texts) for file in texts]
     collector = Collector('KITTI', files, findings)
     pairs = collector.pair({file: [] for file in labels})
     for file in labels:
-        boxes = [parse_line(line.strip(), f'{file}, line {i}', collector) for i, line in enumerate(texts[file], 1)]
+        lines = read_text(files, file).splitlines() if files.path(file).read_bytes().strip() else []
+        boxes = [parse_line(line.strip(), f'{file}, line {i}', collector) for i, line in enumerate(lines, 1)]
         collector.add(pairs[file], boxes, file)
     return collector.labels(str(PurePosixPath(next(iter(labels), '')).parent))
+
+
+def are_labels(files: Files, texts: list[str]) -> bool:
+    """Whether the text files of a folder are KITTI's: most lines of the first that have any are."""
+    found: list[bool] = []
+    for file in texts:
+        lines = files.path(file).read_bytes().decode('utf-8', 'replace').splitlines()
+        found += [LINE.fullmatch(line.strip()) is not None for line in lines if line.strip()]
+        if len(found) >= NUM_JUDGED:
+            break
+    return 2 * sum(found) > len(found)
 
 
 def parse_line(line: str, where: str, collector: Collector) -> Box | None:

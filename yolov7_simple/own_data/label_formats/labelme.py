@@ -51,7 +51,7 @@ def read_labelme(files: Files, findings: Findings) -> Labels | None:
             raise InputError(f'{file}: imagePath must be a text, got {shorten(image_path)}')
         contents[file] = content
     if contents:
-        check_others(files, set(names), findings)
+        check_others(set(names), collector)
     pairs = collector.pair({file: [one['imagePath']] if one.get('imagePath') else [] for file, one in contents.items()})
     for file, content in contents.items():
         size = tuple(number(content.get(key) or 0, key, file) for key in ('imageWidth', 'imageHeight'))
@@ -61,17 +61,18 @@ def read_labelme(files: Files, findings: Findings) -> Labels | None:
     return collector.labels(str(PurePosixPath(next(iter(contents), '')).parent))
 
 
-def check_others(files: Files, known: set[str], findings: Findings) -> None:
+def check_others(known: set[str], collector: Collector) -> None:
     """Note the JSON files that are not of labelme.
 
     Raises:
         InputError: One belongs to an image and cannot be read: it may have been one.
     """
+    files = collector.files
     others = [file for file in with_suffix(files.names, {'.json'}) if file not in known]
     for file in others:
-        if files.image_of_label(file):
+        if collector.own_image(file, is_named=True):
             read_json(files, file)
-    findings.leave_out('JSON files that are not of labelme', others)
+    collector.findings.leave_out('JSON files that are not of labelme', others)
 
 
 def read_shapes(content: dict, file: str, collector: Collector) -> Iterator[Box | None]:

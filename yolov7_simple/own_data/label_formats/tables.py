@@ -1,4 +1,4 @@
-"""CSV tables, a row a box, whose columns are known by their names: of Roboflow, TensorFlow, Kaggle, Open Images."""
+"""CSV tables, a row a box, with columns known by their names: of Roboflow, TensorFlow, Kaggle, Open Images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .collector import Collector
 from .documents import number, read_text, shorten
 
 # Names of columns in lower case, letters and digits alone; those that come first are surer.
-COLUMNS = {
+ROLES = {
     'image': 'filename file imagefilename imagepath filepath path imagename imagefile imgname imgpath image imageid '
     'img imgid patientid',
     'class': 'class classname label labelname category categoryname objectclass species target name classid labelid '
@@ -38,8 +38,7 @@ COLUMNS = {
     'image height': 'imageheight imgheight imgh',
     'split': 'split subset set dataset',
     'crowd': 'isgroupof iscrowd',
-}  # fmt: skip
-ROLES = {role: names.split() for role, names in COLUMNS.items()}
+}
 # What a table of one class may have beside its boxes; another column may be the class under a name of its own.
 SIDE_COLUMNS = {'', 'unnamed0', 'index', 'id', 'source', 'width', 'height', 'confidence', 'area', 'fold', 'depth'}
 SIDES = ('x1', 'y1', 'x2', 'y2'), ('cx', 'cy', 'w', 'h'), ('x', 'y', 'w', 'h'), ('box',)
@@ -69,11 +68,18 @@ def read_tables(files: Files, findings: Findings) -> Labels | None:
         InputError: A row cannot be read, or columns can be understood in two ways.
     """
     collector = Collector('CSV', files, findings)
-    names, tables, others = {}, [], []
+    names: dict[str, str] = {}
+    tables: list[Table] = []
+    others: list[tuple[str, str]] = []
+    broken: list[InputError] = []
     for file in with_suffix(files.names, {'.csv'}):
         if b'region_shape_attributes' in files.path(file).read_bytes()[:1000]:
             continue  # of VIA
-        rows = read_rows(files, file)
+        try:
+            rows = read_rows(files, file)
+        except InputError as error:
+            broken.append(error)
+            continue
         table = find_columns(file, rows)
         if isinstance(table, Table):
             tables.append(table)
@@ -81,6 +87,10 @@ def read_tables(files: Files, findings: Findings) -> Labels | None:
             names |= {cells[0]: cells[1] for _, cells in rows if len(cells) > 1}
         else:
             others.append((file, table))
+    if tables and broken:
+        raise broken[0]
+    for error in broken:
+        findings.remark(str(error))
     for table in tables:
         read_table(table, names, collector)
     found = collector.labels(tables[0].file if tables else '')
@@ -130,8 +140,8 @@ def find_columns(file: str, rows: list[tuple[str, list[str]]]) -> Table | str:
         roles, sides = ['image', *SIDES[0], 'class'], SIDES[0]
     else:
         columns = [re.sub('^(bbox|box|roi)(?=.)', '', plain(name)) for name in header]
-        columns = ['box' if name in ROLES['box'] else name for name in columns]
-        found = {role: [name for name in known if name in columns] for role, known in ROLES.items()}
+        columns = ['box' if name in ROLES['box'].split() else name for name in columns]
+        found = {role: [name for name in known.split() if name in columns] for role, known in ROLES.items()}
         sides = next((sides for sides in SIDES if all(found[role] for role in sides)), None)
         if sides is None or not found['image']:
             return f'its columns are {", ".join(header)}: those of an image and of a box are not among them'
@@ -145,9 +155,8 @@ def find_columns(file: str, rows: list[tuple[str, list[str]]]) -> Table | str:
             # Width and height are the box's only where it has no corners.
             if candidates and (role in sides or role not in sum(SIDES, ())):
                 roles[columns.index(candidates[0])] = role
-        sure = 'x1' in sides or 'box' in sides
-        for side in ('width', 'height') if sure else ():
-            if side in columns:
+        for side in ('width', 'height') if 'w' not in sides else ():
+            if side in columns and f'image {side}' not in roles:
                 roles[columns.index(side)] = f'image {side}'
         if 'class' not in roles:
             others = [
@@ -196,7 +205,7 @@ def read_table(table: Table, names: dict[str, str], collector: Collector) -> Non
     is_corners = 'x1' in table.sides or ('box' in table.sides and has_corners(table.file, used))
     largest = max((max(map(abs, values)) for values in numbers.values() if values), default=0)
     is_fractions = 0 < largest <= 1
-    if 'class' not in table.rows[0].cells if table.rows else False:
+    if table.rows and 'class' not in table.rows[0].cells:
         collector.findings.remark(f'{table.file} has no column of classes: all boxes are of one, called {ONLY_CLASS}')
     for name, rows in images.items():
         boxes = []

@@ -63,8 +63,10 @@ def read_via_json(content: Any, file: str) -> Iterator[tuple[str, list[Region]]]
     if not isinstance(content, dict):
         return
     images = content.get('_via_img_metadata', content)
+    if images is content and not any(map(is_image, content.values())):
+        return
     for key, image in field({'images': images}, 'images', dict, file).items():
-        if images is content and not (isinstance(image, dict) and 'filename' in image and 'regions' in image):
+        if not is_image(image):
             raise InputError(f'{file}: {shorten(key)} is not an image with a filename and regions, as VIA has them')
         place = f'{file}, image {key}'
         name = field(image, 'filename', str, place)
@@ -83,6 +85,11 @@ def read_via_json(content: Any, file: str) -> Iterator[tuple[str, list[Region]]]
                 for i, region in enumerate(regions, 1)
             ],
         )
+
+
+def is_image(value: Any) -> bool:
+    """Whether a value has what VIA writes for an image."""
+    return isinstance(value, dict) and 'filename' in value and 'regions' in value
 
 
 def read_via_csv(files: Files, file: str) -> Iterator[tuple[str, list[Region]]]:
