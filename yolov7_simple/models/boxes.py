@@ -68,7 +68,7 @@ def pad_boxes(instances: Sequence[InstanceData]) -> tuple[Tensor, Tensor, Tensor
 
 
 def gather_cells(levels: Sequence[Tensor], cells: Tensor) -> Tensor:
-    """Gather cells from separate levels, by their indices as if these were joined: L x (B, N, P_l), (B, K) -> (B, N, K)."""
+    """Gather cells by their index in the joined levels, without joining them: L x (B, N, P_l), (B, K) -> (B, N, K)."""
     gathered = None
     start = 0
     for level in levels:
