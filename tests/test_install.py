@@ -15,7 +15,8 @@ from test_config import SMALL
 from tool_runs import metric, scalars
 
 import yolov7_simple
-from yolov7_simple import config_path, mmcv_ext
+from yolov7_simple import config_path
+from yolov7_simple.ops import mmcv_ext
 
 MMDET_TOOLS = Path(mmdet.__file__).parent / '.mim' / 'tools'
 # A config in four lines: where it starts from, classes, data.
