@@ -39,7 +39,8 @@ PUBLIC = [
     ('mmengine.hooks:CheckpointHook', 'file_backend'),
 ]
 # Private by name only: they are documented.
-NOT_OF_THE_HOST = {'_exit', '_replace', '_fields'}  # of os, and of NamedTuple
+# Of os, of NamedTuple, and of VIA's files.
+NOT_OF_THE_HOST = {'_exit', '_replace', '_fields', '_via_img_metadata'}
 METACLASS = {'_abc_impl', '_instance_dict'}  # attributes that metaclasses add to classes
 
 

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Box = tuple[float, float, float, float]
+PlainBox = tuple[float, float, float, float]
 
 
 def scaling(x: float, y: float) -> NDArray:
@@ -52,7 +52,7 @@ def transform_boxes(matrix: NDArray, boxes: NDArray) -> NDArray:
     return boxes @ both + np.concatenate([matrix[:2, 2], matrix[:2, 2]])
 
 
-def transform_box(matrix: NDArray, box: Box) -> Box:
+def transform_box(matrix: NDArray, box: PlainBox) -> PlainBox:
     """Do as :func:`transform_boxes` for one box, in plain numbers and a tenth of the time."""
     (a, b, x), (c, d, y) = matrix[:2].tolist()
     left, top, right, bottom = box
@@ -68,18 +68,18 @@ def clip_boxes(boxes: NDArray, size: NDArray) -> NDArray:
     return np.minimum(np.maximum(boxes, 0), np.concatenate([size, size]))
 
 
-def clip_box(box: Box, size: Sequence[float]) -> Box:
+def clip_box(box: PlainBox, size: Sequence[float]) -> PlainBox:
     """Do as :func:`clip_boxes` for one box."""
     (width, height), (x1, y1, x2, y2) = size, box
     return min(max(x1, 0), width), min(max(y1, 0), height), min(max(x2, 0), width), min(max(y2, 0), height)
 
 
-def have_overlap(a: Box, b: Box) -> bool:
+def have_overlap(a: PlainBox, b: PlainBox) -> bool:
     """Whether two boxes have an area in common."""
     return max(a[0], b[0]) < min(a[2], b[2]) and max(a[1], b[1]) < min(a[3], b[3])
 
 
-def draw(pixels: NDArray, reduction: int, inside: Box, seen: Box, matrix: NDArray, target: NDArray) -> None:
+def draw(pixels: NDArray, reduction: int, inside: PlainBox, seen: PlainBox, matrix: NDArray, target: NDArray) -> None:
     """Draw a decoded image. Pixels end up less than one target pixel away from their boxes.
 
     Args:
@@ -105,7 +105,7 @@ def draw(pixels: NDArray, reduction: int, inside: Box, seen: Box, matrix: NDArra
         warp(pixels, inside, matrix, target)
 
 
-def warp(pixels: NDArray, inside: Box, matrix: NDArray, target: NDArray) -> None:
+def warp(pixels: NDArray, inside: PlainBox, matrix: NDArray, target: NDArray) -> None:
     """Draw the part ``inside`` by any matrix; the rest of the target is not changed."""
     scale = zoom(matrix)
     if scale > 1:
@@ -123,7 +123,7 @@ def warp(pixels: NDArray, inside: Box, matrix: NDArray, target: NDArray) -> None
     cv2.warpAffine(pixels, matrix[:2], shape, dst=target, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_TRANSPARENT)
 
 
-def paste(pixels: NDArray, inside: Box, matrix: NDArray, target: NDArray) -> None:
+def paste(pixels: NDArray, inside: PlainBox, matrix: NDArray, target: NDArray) -> None:
     """Do as :func:`warp`, for a matrix without rotation and to whole target pixels, in a quarter of the time."""
     if matrix[0, 0] < 0:
         width = pixels.shape[1]

@@ -19,7 +19,7 @@ from .image_sets import ImageSet, InputSize, class_rows
 from .pixels import Pixels
 
 MAX_BARS = 30
-MAX_CLASSES = 20  # of which an image is shown
+MAX_DRAWN_CLASSES = 20  # of which an image is shown
 NUM_EXTREMES = 2  # images of each kind
 MAX_PICTURES = 60
 MAX_ROWS = 200  # of a problem
@@ -142,7 +142,7 @@ def choose_images(
         choose(one, np.argsort(-one.num_per_image, kind='stable')[:NUM_EXTREMES], 'most boxes')
         choose(one, np.random.default_rng(0).permutation(len(one.paths))[:NUM_EXTREMES], 'drawn at random')
     for one in sets:
-        for label in np.argsort(-one.num_per_class, kind='stable')[:MAX_CLASSES].tolist():
+        for label in np.argsort(-one.num_per_class, kind='stable')[:MAX_DRAWN_CLASSES].tolist():
             # Of each class the box of median size: such as most are, and no picture twice where it can be helped.
             own = np.flatnonzero(one.labels == label)
             own = own[np.argsort(one.sides[own].prod(1), kind='stable')]

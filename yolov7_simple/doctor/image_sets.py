@@ -18,7 +18,7 @@ from ..datasets.coco import CheckedCocoDataset
 from ..own_data.folder import OwnData
 from ..runtime.errors import InputError
 
-MIN_SIDE = 8.0  # pixels; BatchMultiScale's default
+MIN_INPUT_SIDE = 8.0  # pixels; BatchMultiScale's default
 
 
 @dataclass
@@ -99,8 +99,8 @@ def input_size(cfg: Config) -> InputSize:
     if not isinstance(scale, (tuple, list)):
         raise InputError(f'{cfg.filename}: has no Resize with a scale in the pipeline of val_dataloader')
     augments = cfg.get('model', {}).get('data_preprocessor', {}).get('batch_augments') or ()
-    min_sides = [one.get('min_bbox_size', MIN_SIDE) for one in augments]
-    return InputSize(Path(cfg.filename).name, tuple(scale), max(min_sides, default=MIN_SIDE))
+    min_sides = [one.get('min_bbox_size', MIN_INPUT_SIDE) for one in augments]
+    return InputSize(Path(cfg.filename).name, tuple(scale), max(min_sides, default=MIN_INPUT_SIDE))
 
 
 def unwrap(dataset: dict) -> dict:

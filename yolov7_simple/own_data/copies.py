@@ -21,7 +21,7 @@ from .findings import Findings
 # Which of these OpenCV reads depends on how it was built.
 CONVERTED_SUFFIXES = {'.gif', '.avif', '.jp2', '.j2k', '.heic', '.heif'}
 DEEP_SUFFIXES = {'.png', '.tif', '.tiff', '.ppm', '.pgm'}  # may have 16 bits
-MIN_SHOWN = 200  # images from which on the progress is shown
+MIN_COPIES_SHOWN = 200  # images from which on the progress is shown
 
 
 def allow_heic(images: Sequence[str], root: Path) -> None:
@@ -87,7 +87,7 @@ def copy_images(files: Files, images: Sequence[str], out_dir: Path, findings: Fi
         return {}
     folder = out_dir.resolve() / 'images'
     make_folder(folder)
-    disable = True if len(reasons) < MIN_SHOWN else None
+    disable = True if len(reasons) < MIN_COPIES_SHOWN else None
     copies = thread_map(
         partial(copy_image, files, folder), reasons, max_workers=2, desc='Copies of images', disable=disable
     )

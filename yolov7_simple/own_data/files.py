@@ -11,8 +11,8 @@ from ..runtime.files import make_folder
 from .findings import Findings
 from .names import (
     IMAGE_FOLDERS,
-    IMAGE_SUFFIXES,
     LABEL_FOLDERS,
+    LABELLED_SUFFIXES,
     drop_image_suffix,
     is_drawing,
     name_variants,
@@ -49,7 +49,7 @@ class Files:
     def __init__(self, root: Path, names: Sequence[str], made_dir: Path) -> None:
         self.root = root
         self.names = sorted(names)
-        self.images = with_suffix(self.names, IMAGE_SUFFIXES)
+        self.images = with_suffix(self.names, LABELLED_SUFFIXES)
         self.made: dict[str, Path] = {}
         self._made_dir = made_dir
         self._by_name: dict[str, list[str]] = {}

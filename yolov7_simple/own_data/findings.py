@@ -16,6 +16,7 @@ class Findings:
     Attributes:
         repairs (Counter[str]): What was done, such as 'boxes with swapped corners', and how often.
         unused (dict[str, list[str]]): Reason -> files, such as 'labels without an image'.
+        example_of (dict[str, str]): What was done -> the first place.
         remarks (list[str]): Whole sentences, such as how the split was made.
     """
 
@@ -23,13 +24,13 @@ class Findings:
         self.repairs: Counter[str] = Counter()
         self.unused: dict[str, list[str]] = {}
         self.remarks: list[str] = []
-        self._example: dict[str, str] = {}
+        self.example_of: dict[str, str] = {}
 
     def repair(self, what: str, where: str, count: int = 1) -> None:
         """Count a repair; the first place is named in the line."""
         if count:
             self.repairs[what] += count
-            self._example.setdefault(what, where)
+            self.example_of.setdefault(what, where)
 
     def leave_out(self, reason: str, files: Sequence[str]) -> None:
         """Note files that are not used."""
@@ -44,7 +45,7 @@ class Findings:
     def add(self, other: Findings) -> None:
         """Take over what others have found."""
         for what, count in other.repairs.items():
-            self.repair(what, other._example[what], count)
+            self.repair(what, other.example_of[what], count)
         for reason, files in other.unused.items():
             self.leave_out(reason, files)
         for text in other.remarks:
@@ -54,7 +55,7 @@ class Findings:
         """All of it, a line each."""
         return [
             *self.remarks,
-            *(f'repaired: {count} {what}, such as in {self._example[what]}' for what, count in self.repairs.items()),
+            *(f'repaired: {count} {what}, such as in {self.example_of[what]}' for what, count in self.repairs.items()),
             *(
                 f'not used: {len(files)} {reason}: {examples(files, NUM_NAMED)}'
                 for reason, files in self.unused.items()

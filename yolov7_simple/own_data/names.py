@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from ..runtime.files import IMAGE_SUFFIXES as READ_SUFFIXES
+from ..runtime.files import IMAGE_SUFFIXES
 
 # Beside those that every tool here reads, formats that are copied for training.
-IMAGE_SUFFIXES = READ_SUFFIXES | {'.jfif', '.jpe', '.gif', '.avif', '.jp2', '.j2k', '.heic', '.heif'}
+LABELLED_SUFFIXES = IMAGE_SUFFIXES | {'.jfif', '.jpe', '.gif', '.avif', '.jp2', '.j2k', '.heic', '.heif'}
 # Folders that hold pictures made from images, with the names of the images.
 DRAWING_WORDS = {
     *('mask', 'masks', 'trimap', 'trimaps', 'segmentationclass', 'segmentationobject', 'segmentation', 'depth'),
@@ -85,7 +85,7 @@ def name_variants(name: str) -> Iterator[tuple[str, ...]]:
 
 def drop_image_suffix(name: str) -> str:
     """A name without the suffix of an image; other dots stay."""
-    return name[: -len(PurePosixPath(name).suffix)] if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES else name
+    return name[: -len(PurePosixPath(name).suffix)] if PurePosixPath(name).suffix.lower() in LABELLED_SUFFIXES else name
 
 
 def is_drawing(path: str) -> bool:

@@ -14,8 +14,10 @@ from ..findings import NUM_NAMED, Findings
 from ..labels import Box, LabelledImage, Labels
 from ..names import drop_image_suffix, normalize, split_of_folders
 from ..splits import splits_of_lists
-from .documents import shorten
+from .documents import quote
 from .shapes import XYXY
+
+ONLY_CLASS = 'object'  # where labels name none
 
 
 class Collector:
@@ -48,7 +50,7 @@ class Collector:
         written = str(name) if isinstance(name, (str, int, float)) and not isinstance(name, bool) else ''
         clean = unicodedata.normalize('NFC', written.strip())
         if not clean:
-            raise InputError(f'{where}: has no name of a class, got {shorten(name)}')
+            raise InputError(f'{where}: has no name of a class, got {quote(name)}')
         self._spellings.setdefault(clean, Counter())[written] += 1
         self._places.setdefault(clean, where)
         x1, y1, x2, y2 = corners
@@ -165,7 +167,7 @@ class Collector:
         boxes = [(box, one.label) for one in self.images.values() for box in one.boxes]
         if boxes and all(max(map(abs, box[1:5])) <= 1 for box, _ in boxes):
             raise InputError(
-                f'{boxes[0][1]}: {shorten(boxes[0][0][1:5])}: all boxes of the set lie within one pixel, as if they '
+                f'{boxes[0][1]}: {quote(boxes[0][0][1:5])}: all boxes of the set lie within one pixel, as if they '
                 f'were fractions of the image; {self.form} has pixels'
             )
 

@@ -8,7 +8,7 @@ from ..findings import Findings
 from ..labels import Labels
 from ..names import split_of_file
 from .collector import Collector
-from .documents import field, json_files, number, read_json
+from .documents import field, json_files, read_document, to_number
 
 
 def read_createml(files: Files, findings: Findings) -> Labels | None:
@@ -20,7 +20,7 @@ def read_createml(files: Files, findings: Findings) -> Labels | None:
     collector = Collector('CreateML', files, findings)
     sources = json_files(files, 'annotations', 'coordinates')
     for file in sources:
-        content = read_json(files, file)
+        content = read_document(files, file)
         if not isinstance(content, list):
             continue
         split = split_of_file(file)
@@ -34,7 +34,7 @@ def read_createml(files: Files, findings: Findings) -> Labels | None:
             for k, one in enumerate(annotations, 1):
                 where = f'{place}, annotation {k}'
                 coordinates = field(one, 'coordinates', dict, where)
-                x, y, w, h = (number(coordinates.get(key), key, where) for key in ('x', 'y', 'width', 'height'))
+                x, y, w, h = (to_number(coordinates.get(key), key, where) for key in ('x', 'y', 'width', 'height'))
                 boxes.append(collector.box(where, one.get('label'), (x - w / 2, y - h / 2, x + w / 2, y + h / 2)))
             collector.add(files.find_image(name, file, split), boxes, place, split=split)
     return collector.labels(sources[0] if sources else '')

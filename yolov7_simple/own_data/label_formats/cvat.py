@@ -11,10 +11,10 @@ from ..findings import Findings
 from ..labels import Labels
 from ..names import split_in, split_of_file, with_suffix
 from .collector import Collector
-from .documents import has_tag, number, read_xml, shorten
+from .documents import has_tag, quote, read_xml, to_number
 from .shapes import XYXY, box_around, box_of_ellipse, box_of_rotated
 
-NO_AREAS = {'points': 'points', 'polyline': 'lines', 'skeleton': 'skeletons', 'tag': 'tags of images'}
+CVAT_WITHOUT_AREA = {'points': 'points', 'polyline': 'lines', 'skeleton': 'skeletons', 'tag': 'tags of images'}
 
 
 def read_cvat(files: Files, findings: Findings) -> Labels | None:
@@ -42,11 +42,11 @@ def read_cvat(files: Files, findings: Findings) -> Labels | None:
         classes += [name for name in own if name not in classes]
         subset = root.findtext('meta/task/subset') or ''
         for image in root.iter('image'):
-            read_image(image, file, subset, collector)
+            read_image_element(image, file, subset, collector)
     return collector.labels(sources[0] if sources else '', classes)
 
 
-def read_image(image: Element, file: str, subset: str, collector: Collector) -> None:
+def read_image_element(image: Element, file: str, subset: str, collector: Collector) -> None:
     """Read one image of a file, which is of some subset where it does not say so itself.
 
     Raises:
@@ -57,21 +57,21 @@ def read_image(image: Element, file: str, subset: str, collector: Collector) -> 
     if not name:
         raise InputError(f'{place}: has no name')
     split = split_in(image.get('subset') or subset) or split_of_file(file)
-    size = tuple(number(image.get(key) or 0, key, place) for key in ('width', 'height'))
+    size = tuple(to_number(image.get(key) or 0, key, place) for key in ('width', 'height'))
     boxes = []
     for i, shape in enumerate(image, 1):
         where = f'{place}, shape {i}'
-        if shape.tag in NO_AREAS:
-            collector.leave_out(NO_AREAS[shape.tag], where)
+        if shape.tag in CVAT_WITHOUT_AREA:
+            collector.leave_out(CVAT_WITHOUT_AREA[shape.tag], where)
         else:
-            boxes.append(collector.box(where, shape.get('label'), box_of_shape(shape, where)))
+            boxes.append(collector.box(where, shape.get('label'), box_of_element(shape, where)))
             if float(shape.get('rotation') or 0):
                 collector.findings.repair('rotated shapes replaced by the boxes around them', where)
     found = collector.files.find_image(name, file, split)
     collector.add(found, boxes, place, size if min(size) > 0 else None, split)
 
 
-def box_of_shape(shape: Element, where: str) -> XYXY:
+def box_of_element(shape: Element, where: str) -> XYXY:
     """The box around a shape.
 
     Raises:
@@ -79,9 +79,9 @@ def box_of_shape(shape: Element, where: str) -> XYXY:
     """
 
     def values(*keys: str) -> tuple[float, ...]:
-        return tuple(number(shape.get(key), key, where) for key in keys)
+        return tuple(to_number(shape.get(key), key, where) for key in keys)
 
-    radians = math.radians(number(shape.get('rotation') or 0, 'rotation', where))
+    radians = math.radians(to_number(shape.get('rotation') or 0, 'rotation', where))
     match shape.tag:
         case 'box':
             box = values('xtl', 'ytl', 'xbr', 'ybr')
@@ -89,8 +89,8 @@ def box_of_shape(shape: Element, where: str) -> XYXY:
         case 'polygon':
             pairs = [pair.split(',') for pair in (shape.get('points') or '').split(';') if pair.strip()]
             if len(pairs) < 3 or any(len(pair) != 2 for pair in pairs):
-                raise InputError(f'{where}: points of a polygon cannot be read: {shorten(shape.get("points"))}')
-            return box_around([(number(x, 'x', where), number(y, 'y', where)) for x, y in pairs])
+                raise InputError(f'{where}: points of a polygon cannot be read: {quote(shape.get("points"))}')
+            return box_around([(to_number(x, 'x', where), to_number(y, 'y', where)) for x, y in pairs])
         case 'ellipse':
             return box_of_ellipse(*values('cx', 'cy', 'rx', 'ry'), radians)
         case 'mask':

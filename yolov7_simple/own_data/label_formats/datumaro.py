@@ -12,10 +12,15 @@ from ..findings import Findings
 from ..labels import Labels
 from ..names import split_of_file
 from .collector import Collector
-from .documents import field, json_files, points_of, read_json, shorten
+from .documents import field, json_files, points_of, quote, read_document
 from .shapes import XYXY, box_around
 
-NO_AREAS = {'points': 'points', 'polyline': 'lines', 'label': 'labels of whole images', 'caption': 'captions'}
+DATUMARO_WITHOUT_AREA = {
+    'points': 'points',
+    'polyline': 'lines',
+    'label': 'labels of whole images',
+    'caption': 'captions',
+}
 
 
 def read_datumaro(files: Files, findings: Findings) -> Labels | None:
@@ -28,7 +33,7 @@ def read_datumaro(files: Files, findings: Findings) -> Labels | None:
     sources = json_files(files, 'items', 'categories')
     classes: list[str] | None = None
     for file in sources:
-        content = read_json(files, file)
+        content = read_document(files, file)
         categories = content.get('categories') if isinstance(content, dict) else None
         if 'items' not in content or not isinstance(categories, dict):
             continue  # of another tool
@@ -59,13 +64,13 @@ def read_item(item: Any, place: str, file: str, split: str | None, classes: list
     for i, one in enumerate(annotations, 1):
         where = f'{place}, annotation {i}'
         kind = field(one, 'type', str, where)
-        if kind in NO_AREAS:
-            collector.leave_out(NO_AREAS[kind], where)
+        if kind in DATUMARO_WITHOUT_AREA:
+            collector.leave_out(DATUMARO_WITHOUT_AREA[kind], where)
             continue
         corners = box_of_annotation(kind, one, where)
         label = one.get('label_id')
         if not isinstance(label, int) or not 0 <= label < len(classes):
-            raise InputError(f'{where}: label_id {shorten(label)}, but the classes are 0 to {len(classes) - 1}')
+            raise InputError(f'{where}: label_id {quote(label)}, but the classes are 0 to {len(classes) - 1}')
         crowd = bool((one.get('attributes') or {}).get('is_crowd'))
         boxes.append(collector.box(where, classes[label], corners, crowd))
     collector.add(collector.files.find_image(name, file, split), boxes, place, stated, split)
@@ -92,7 +97,7 @@ def box_of_annotation(kind: str, one: dict, where: str) -> XYXY:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f'{where}: its mask cannot be decoded: {error}') from error
         return x, y, x + w, y + h
-    raise InputError(f'{where}: an annotation of the unknown kind {shorten(kind)}')
+    raise InputError(f'{where}: an annotation of the unknown kind {quote(kind)}')
 
 
 def pairs(numbers: list) -> list[list]:

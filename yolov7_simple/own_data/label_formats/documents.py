@@ -19,7 +19,7 @@ KIND_NAMES = {dict: 'an object', list: 'a list', str: 'a text'}
 MAX_SHOWN = 60
 
 
-def shorten(value: Any) -> str:
+def quote(value: Any) -> str:
     """A value for a message."""
     text = repr(value)
     return text if len(text) <= MAX_SHOWN else f'{text[:MAX_SHOWN]}...'
@@ -90,7 +90,7 @@ def has_tag(files: Files, file: str, tag: str) -> bool:
     return re.search(rf'<{tag}[\s>]'.encode(), start) is not None
 
 
-def read_json(files: Files, file: str) -> Any:
+def read_document(files: Files, file: str) -> Any:
     """Read JSON.
 
     Raises:
@@ -118,7 +118,7 @@ def json_files(files: Files, *keys: str) -> list[str]:
     return [file for file in with_suffix(files.names, {'.json'}) if has_keys(file)]
 
 
-def number(value: Any, what: str, where: str) -> float:
+def to_number(value: Any, what: str, where: str) -> float:
     """A finite number, which may be written as a text.
 
     Raises:
@@ -129,7 +129,7 @@ def number(value: Any, what: str, where: str) -> float:
     except (TypeError, ValueError):
         result = math.nan
     if not math.isfinite(result):
-        raise InputError(f'{where}: {what} must be a number, got {shorten(value)}')
+        raise InputError(f'{where}: {what} must be a number, got {quote(value)}')
     return result
 
 
@@ -140,9 +140,9 @@ def field(record: Any, key: str, kind: type, where: str) -> Any:
         InputError: It is not there, or of another kind.
     """
     if not isinstance(record, dict):
-        raise InputError(f'{where}: must be an object, got {shorten(record)}')
+        raise InputError(f'{where}: must be an object, got {quote(record)}')
     if not isinstance(record.get(key), kind):
-        raise InputError(f'{where}: {key} must be {KIND_NAMES[kind]}, got {shorten(record.get(key))}')
+        raise InputError(f'{where}: {key} must be {KIND_NAMES[kind]}, got {quote(record.get(key))}')
     return record[key]
 
 
@@ -153,7 +153,7 @@ def points_of(value: Any, where: str, minimum: int = 1) -> list[tuple[float, flo
         InputError: They are none, or too few.
     """
     if not isinstance(value, list) or len(value) < minimum:
-        raise InputError(f'{where}: must have at least {minimum} points, got {shorten(value)}')
+        raise InputError(f'{where}: must have at least {minimum} points, got {quote(value)}')
     if not all(isinstance(point, (list, tuple)) and len(point) == 2 for point in value):
-        raise InputError(f'{where}: points must be pairs of numbers, got {shorten(value)}')
-    return [(number(x, 'x', where), number(y, 'y', where)) for x, y in value]
+        raise InputError(f'{where}: points must be pairs of numbers, got {quote(value)}')
+    return [(to_number(x, 'x', where), to_number(y, 'y', where)) for x, y in value]

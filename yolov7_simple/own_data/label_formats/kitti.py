@@ -11,10 +11,10 @@ from ..findings import Findings
 from ..labels import Box, Labels
 from ..names import with_suffix
 from .collector import Collector
-from .documents import number, read_text, shorten
+from .documents import quote, read_text, to_number
 
 # Class, truncation, occlusion, angle, the box, three sizes, three coordinates, angle, and perhaps a score.
-LINE = re.compile(r'[^\s\d]\S*(\s+[-+]?[\d.]+(e[-+]?\d+)?){14,15}', re.IGNORECASE)
+KITTI_LINE = re.compile(r'[^\s\d]\S*(\s+[-+]?[\d.]+(e[-+]?\d+)?){14,15}', re.IGNORECASE)
 IGNORED = 'DontCare'
 NUM_JUDGED = 20  # lines by which a folder is known
 
@@ -43,7 +43,7 @@ def are_labels(files: Files, texts: list[str]) -> bool:
     found: list[bool] = []
     for file in texts:
         lines = files.path(file).read_bytes().decode('utf-8', 'replace').splitlines()
-        found += [LINE.fullmatch(line.strip()) is not None for line in lines if line.strip()]
+        found += [KITTI_LINE.fullmatch(line.strip()) is not None for line in lines if line.strip()]
         if len(found) >= NUM_JUDGED:
             break
     return 2 * sum(found) > len(found)
@@ -57,10 +57,10 @@ def parse_line(line: str, where: str, collector: Collector) -> Box | None:
     """
     if not line:
         return None
-    if not LINE.fullmatch(line):
-        raise InputError(f'{where}: not a label of KITTI, which is a class and at least 14 numbers: {shorten(line)}')
+    if not KITTI_LINE.fullmatch(line):
+        raise InputError(f'{where}: not a label of KITTI, which is a class and at least 14 numbers: {quote(line)}')
     name, *values = line.split()
     if name == IGNORED:
         collector.findings.repair(f'regions called {IGNORED}, left out', where)
         return None
-    return collector.box(where, name, tuple(number(value, 'a corner', where) for value in values[3:7]))
+    return collector.box(where, name, tuple(to_number(value, 'a corner', where) for value in values[3:7]))

@@ -12,11 +12,16 @@ from ..findings import Findings
 from ..labels import Labels
 from ..names import split_of_file
 from .collector import Collector
-from .documents import field, json_files, number, points_of, read_json, shorten
+from .documents import field, json_files, points_of, quote, read_document, to_number
 from .shapes import XYXY, box_around, box_of_ellipse, box_of_rotated
 
 SHAPES = ('rectangle', 'polygon', 'ellipse')
-NO_AREAS = {'keypointlabels': 'points', 'keypoint': 'points', 'vectorlabels': 'lines', 'vector': 'lines'}
+LABEL_STUDIO_WITHOUT_AREA = {
+    'keypointlabels': 'points',
+    'keypoint': 'points',
+    'vectorlabels': 'lines',
+    'vector': 'lines',
+}
 UPLOAD_HASH = re.compile(r'(?:^|(?<=[\\/]))[0-9a-f]{8}-(?=[^\\/]+$)')  # put before the names of uploaded images
 
 
@@ -29,7 +34,7 @@ def read_label_studio(files: Files, findings: Findings) -> Labels | None:
     collector = Collector('Label Studio', files, findings)
     sources = []
     for file in json_files(files, 'original_width'):
-        tasks = read_json(files, file)
+        tasks = read_document(files, file)
         if isinstance(tasks, dict) and 'data' in tasks:
             tasks = [tasks]  # a file for one task, as its storage exports them
         if not isinstance(tasks, list):
@@ -81,8 +86,8 @@ def read_task(task: Any, file: str, place: str, collector: Collector) -> None:
     for i, result in enumerate(results, 1):
         where = f'{place}, result {i}'
         kind = field({'result': result}, 'result', dict, where).get('type')
-        if kind in NO_AREAS:
-            collector.leave_out(NO_AREAS[kind], where)
+        if kind in LABEL_STUDIO_WITHOUT_AREA:
+            collector.leave_out(LABEL_STUDIO_WITHOUT_AREA[kind], where)
             continue
         if kind in SHAPES and result.get('id') in named:
             continue  # its labels are in another result, which repeats the shape
@@ -91,7 +96,7 @@ def read_task(task: Any, file: str, place: str, collector: Collector) -> None:
         if kind not in (*SHAPES, *(f'{shape}labels' for shape in SHAPES), 'labels'):
             continue  # a choice, a text or a relation
         value = field(result, 'value', dict, where)
-        size = tuple(number(result.get(f'original_{key}'), f'original_{key}', where) for key in ('width', 'height'))
+        size = tuple(to_number(result.get(f'original_{key}'), f'original_{key}', where) for key in ('width', 'height'))
         sizes.add(size)
         labels = value.get(kind)
         if not isinstance(labels, list) or not labels:
@@ -101,7 +106,7 @@ def read_task(task: Any, file: str, place: str, collector: Collector) -> None:
         corners = box_of_value(value, size, where, collector)
         boxes += [collector.box(where, label, corners) for label in labels]
     if len(sizes) > 1:
-        raise InputError(f'{place}: its results are of images of several sizes: {shorten(sorted(sizes))}')
+        raise InputError(f'{place}: its results are of images of several sizes: {quote(sorted(sizes))}')
     collector.add(image, boxes, place, next(iter(sizes), None), split)
 
 
@@ -115,9 +120,9 @@ def box_of_value(value: dict, size: tuple[float, float], where: str, collector: 
 
     def values(*keys: str) -> list[float]:
         sides = {'x': width, 'width': width, 'radiusX': width, 'y': height, 'height': height, 'radiusY': height}
-        return [number(value.get(key), key, where) * sides[key] / 100 for key in keys]
+        return [to_number(value.get(key), key, where) * sides[key] / 100 for key in keys]
 
-    radians = math.radians(number(value.get('rotation') or 0, 'rotation', where))
+    radians = math.radians(to_number(value.get('rotation') or 0, 'rotation', where))
     if radians:
         collector.findings.repair('rotated shapes replaced by the boxes around them', where)
     if 'points' in value:

@@ -15,7 +15,7 @@ from ..findings import Findings
 from ..labels import Box, Labels
 from ..names import with_suffix
 from .collector import Collector
-from .documents import field, json_files, number, points_of, read_json, shorten
+from .documents import field, json_files, points_of, quote, read_document, to_number
 from .shapes import XYXY, box_around
 
 # Fewest points of the shapes that have an area; more may be there, such as all four corners of a rectangle.
@@ -28,7 +28,7 @@ AREAS = {
     'quadrilateral': 3,
     'oriented_rectangle': 3,
 }
-NO_AREAS = {'point': 'points', 'points': 'points', 'line': 'lines', 'linestrip': 'lines'}
+LABELME_WITHOUT_AREA = {'point': 'points', 'points': 'points', 'line': 'lines', 'linestrip': 'lines'}
 
 
 def read_labelme(files: Files, findings: Findings) -> Labels | None:
@@ -43,18 +43,18 @@ def read_labelme(files: Files, findings: Findings) -> Labels | None:
     contents: dict[str, dict] = {}
     names = json_files(files, 'shapes')
     for file in names:
-        content = read_json(files, file)
+        content = read_document(files, file)
         if not isinstance(content, dict) or 'shapes' not in content:
             continue
         image_path = content.get('imagePath') or ''
         if not isinstance(image_path, str):
-            raise InputError(f'{file}: imagePath must be a text, got {shorten(image_path)}')
+            raise InputError(f'{file}: imagePath must be a text, got {quote(image_path)}')
         contents[file] = content
     if contents:
         check_others(set(names), collector)
     pairs = collector.pair({file: [one['imagePath']] if one.get('imagePath') else [] for file, one in contents.items()})
     for file, content in contents.items():
-        size = tuple(number(content.get(key) or 0, key, file) for key in ('imageWidth', 'imageHeight'))
+        size = tuple(to_number(content.get(key) or 0, key, file) for key in ('imageWidth', 'imageHeight'))
         boxes = list(read_shapes(content, file, collector))
         image = pairs[file] or embedded_image(files, file, content, findings)
         collector.add(image, boxes, file, size if min(size) > 0 else None)
@@ -71,7 +71,7 @@ def check_others(known: set[str], collector: Collector) -> None:
     others = [file for file in with_suffix(files.names, {'.json'}) if file not in known]
     for file in others:
         if collector.own_image(file, is_named=True):
-            read_json(files, file)
+            read_document(files, file)
     collector.findings.leave_out('JSON files that are not of labelme', others)
 
 
@@ -105,11 +105,11 @@ def box_of_shape(shape: Any, where: str, collector: Collector) -> XYXY | None:
     """
     field({'shape': shape}, 'shape', dict, where)
     kind = shape.get('shape_type') or 'polygon'  # labelme before 3.5 had but these
-    if kind in NO_AREAS:
-        collector.leave_out(NO_AREAS[kind], where)
+    if kind in LABELME_WITHOUT_AREA:
+        collector.leave_out(LABELME_WITHOUT_AREA[kind], where)
         return None
     if kind not in AREAS:
-        raise InputError(f'{where}: a shape of the unknown kind {shorten(kind)}; read are {", ".join(AREAS)}')
+        raise InputError(f'{where}: a shape of the unknown kind {quote(kind)}; read are {", ".join(AREAS)}')
     points = points_of(shape.get('points'), where, AREAS[kind])
     if kind == 'circle':
         (x, y), edge = points[:2]

@@ -16,10 +16,10 @@ from ..findings import Findings
 from ..labels import Labels
 from ..names import split_in
 from .collector import Collector
-from .documents import field, json_files, number, points_of, read_json, shorten
+from .documents import field, json_files, points_of, quote, read_document, to_number
 from .shapes import XYXY, box_around
 
-NO_AREAS = {'point': 'points', 'line': 'lines', 'graph': 'skeletons'}
+SUPERVISELY_WITHOUT_AREA = {'point': 'points', 'line': 'lines', 'graph': 'skeletons'}
 
 
 def read_supervisely(files: Files, findings: Findings) -> Labels | None:
@@ -37,12 +37,12 @@ def read_supervisely(files: Files, findings: Findings) -> Labels | None:
     ] if metas else []  # fmt: skip
     classes: list[str] = []
     for file in metas:
-        for i, one in enumerate(field(read_json(files, file), 'classes', list, file), 1):
+        for i, one in enumerate(field(read_document(files, file), 'classes', list, file), 1):
             title = field(one, 'title', str, f'{file}, class {i}')
             classes += [title] if title not in classes else []
     pairs = collector.pair({file: [] for file in labels})
     for file in labels:
-        content = read_json(files, file)
+        content = read_document(files, file)
         size = field(content, 'size', dict, file)
         boxes = []
         for i, one in enumerate(field(content, 'objects', list, file), 1):
@@ -51,7 +51,7 @@ def read_supervisely(files: Files, findings: Findings) -> Labels | None:
             boxes.append(corners and collector.box(where, one.get('classTitle'), corners))
         tags = [one.get('name') for one in content.get('tags') or [] if isinstance(one, dict)]
         split = next(filter(None, (split_in(tag) for tag in tags if isinstance(tag, str))), None)
-        stated = tuple(number(size.get(key), key, file) for key in ('width', 'height'))
+        stated = tuple(to_number(size.get(key), key, file) for key in ('width', 'height'))
         collector.add(pairs[file], boxes, file, stated, split)
     return collector.labels(metas[0] if metas else '', classes)
 
@@ -63,8 +63,8 @@ def box_of_figure(figure: Any, where: str, collector: Collector) -> XYXY | None:
         InputError: It is of a kind that is not known, or cannot be read.
     """
     kind = field(figure, 'geometryType', str, where)
-    if kind in NO_AREAS:
-        collector.leave_out(NO_AREAS[kind], where)
+    if kind in SUPERVISELY_WITHOUT_AREA:
+        collector.leave_out(SUPERVISELY_WITHOUT_AREA[kind], where)
         return None
     if kind in ('rectangle', 'polygon'):
         points = points_of(field(figure, 'points', dict, where).get('exterior'), where, 2)
@@ -79,4 +79,4 @@ def box_of_figure(figure: Any, where: str, collector: Collector) -> XYXY | None:
         except (OSError, ValueError, zlib.error) as error:
             raise InputError(f'{where}: its bitmap cannot be decoded: {error}') from error
         return x, y, x + width, y + height
-    raise InputError(f'{where}: a figure of the unknown kind {shorten(kind)}')
+    raise InputError(f'{where}: a figure of the unknown kind {quote(kind)}')

@@ -14,8 +14,8 @@ from ..findings import Findings
 from ..labels import Labels
 from ..names import split_in, split_of_file, with_suffix
 from ..sizes import read_headers
-from .collector import Collector
-from .documents import number, read_text, shorten
+from .collector import ONLY_CLASS, Collector
+from .documents import quote, read_text, to_number
 
 # Names of columns in lower case, letters and digits alone; those that come first are surer.
 ROLES = {
@@ -42,8 +42,7 @@ ROLES = {
 # What a table of one class may have beside its boxes; another column may be the class under a name of its own.
 SIDE_COLUMNS = {'', 'unnamed0', 'index', 'id', 'source', 'width', 'height', 'confidence', 'area', 'fold', 'depth'}
 SIDES = ('x1', 'y1', 'x2', 'y2'), ('cx', 'cy', 'w', 'h'), ('x', 'y', 'w', 'h'), ('box',)
-ONLY_CLASS = 'object'
-ROUNDING = 1.0  # pixels that a box may leave its image by
+MAX_FRACTION_ROUNDING = 1.0  # pixels that a box may leave its image by
 
 
 class Row(NamedTuple):
@@ -136,7 +135,7 @@ def find_columns(file: str, rows: list[tuple[str, list[str]]]) -> Table | str:
         InputError: A row has more or fewer cells than there are columns, or two columns could be the class.
     """
     header = rows[0][1] if rows else []
-    if len(header) == 6 and (not any(header[1:5]) or all(map(is_number, header[1:5]))):
+    if len(header) == 6 and (not any(header[1:5]) or all(map(has_number, header[1:5]))):
         roles, sides = ['image', *SIDES[0], 'class'], SIDES[0]
     else:
         columns = [re.sub('^(bbox|box|roi)(?=.)', '', plain(name)) for name in header]
@@ -173,7 +172,7 @@ def find_columns(file: str, rows: list[tuple[str, list[str]]]) -> Table | str:
     return Table(file, sides, [Row(where, dict(zip(roles, cells))) for where, cells in rows])
 
 
-def is_number(text: str) -> bool:
+def has_number(text: str) -> bool:
     """Whether a cell has a number."""
     return re.fullmatch(r'[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?', text, re.IGNORECASE) is not None
 
@@ -228,7 +227,8 @@ def read_table(table: Table, names: dict[str, str], collector: Collector) -> Non
             )
         first = rows[0]
         size = tuple(
-            number(first.cells.get(f'image {side}') or 0, f'image {side}', first.where) for side in ('width', 'height')
+            to_number(first.cells.get(f'image {side}') or 0, f'image {side}', first.where)
+            for side in ('width', 'height')
         )
         own_split = split_in(first.cells.get('split', '')) or split
         is_stated = min(size) > 0 and not is_fractions
@@ -247,12 +247,12 @@ def read_sides(row: Row, sides: tuple[str, ...]) -> list[float] | None:
             return None
         cells = re.split(r'[\s,]+', text.strip('[](){} '))
         if len(cells) != 4:
-            raise InputError(f'{row.where}: a box must be four numbers, got {shorten(text)}')
+            raise InputError(f'{row.where}: a box must be four numbers, got {quote(text)}')
     else:
         cells = [row.cells[side] for side in sides]
         if all(cell.lower() in ('', 'nan') for cell in cells):
             return None
-    return [number(cell, 'a side of the box', row.where) for cell in cells]
+    return [to_number(cell, 'a side of the box', row.where) for cell in cells]
 
 
 def has_corners(file: str, boxes: list[tuple[list[float], tuple[int, int]]]) -> bool:
@@ -262,7 +262,10 @@ def has_corners(file: str, boxes: list[tuple[list[float], tuple[int, int]]]) -> 
         InputError: Both are possible for all of them.
     """
     is_corners = all(values[2] > values[0] and values[3] > values[1] for values, _ in boxes)
-    is_sides = all(x + w <= width + ROUNDING and y + h <= height + ROUNDING for (x, y, w, h), (width, height) in boxes)
+    is_sides = all(
+        x + w <= width + MAX_FRACTION_ROUNDING and y + h <= height + MAX_FRACTION_ROUNDING
+        for (x, y, w, h), (width, height) in boxes
+    )
     if boxes and is_corners and is_sides:
         raise InputError(
             f'{file}: the numbers of its boxes could be x, y, width, height as well as two corners: give each a column '

@@ -13,12 +13,11 @@ from ..files import Files
 from ..findings import Findings
 from ..labels import Labels
 from ..names import split_of_file, with_suffix
-from .collector import Collector
-from .documents import field, json_files, number, points_of, read_json, read_text, shorten
+from .collector import ONLY_CLASS, Collector
+from .documents import field, json_files, points_of, quote, read_document, read_text, to_number
 from .shapes import XYXY, box_around, box_of_ellipse
 
-NO_AREAS = {'point': 'points', 'polyline': 'lines'}
-ONLY_CLASS = 'object'
+VIA_WITHOUT_AREA = {'point': 'points', 'polyline': 'lines'}
 
 
 class Region(NamedTuple):
@@ -38,7 +37,7 @@ def read_via(files: Files, findings: Findings) -> Labels | None:
     collector = Collector('VIA', files, findings)
     images: list[tuple[str, str, list[Region]]] = []  # file, image, regions
     for file in json_files(files, 'regions', 'filename'):
-        images += [(file, *one) for one in read_via_json(read_json(files, file), file)]
+        images += [(file, *one) for one in read_via_json(read_document(files, file), file)]
     for file in with_suffix(files.names, {'.csv'}):
         images += [(file, *one) for one in read_via_csv(files, file)]
     attribute = class_attribute([region for *_, regions in images for region in regions], findings)
@@ -67,7 +66,7 @@ def read_via_json(content: Any, file: str) -> Iterator[tuple[str, list[Region]]]
         return
     for key, image in field({'images': images}, 'images', dict, file).items():
         if not is_image(image):
-            raise InputError(f'{file}: {shorten(key)} is not an image with a filename and regions, as VIA has them')
+            raise InputError(f'{file}: {quote(key)} is not an image with a filename and regions, as VIA has them')
         place = f'{file}, image {key}'
         name = field(image, 'filename', str, place)
         regions = image.get('regions') or []
@@ -144,11 +143,11 @@ def box_of_region(region: Region, collector: Collector) -> XYXY | None:
     shape, where = region.shape, region.where
 
     def values(*keys: str) -> list[float]:
-        return [number(shape.get(key), key, where) for key in keys]
+        return [to_number(shape.get(key), key, where) for key in keys]
 
     kind = shape.get('name')
-    if kind in NO_AREAS:
-        collector.leave_out(NO_AREAS[kind], where)
+    if kind in VIA_WITHOUT_AREA:
+        collector.leave_out(VIA_WITHOUT_AREA[kind], where)
         return None
     match kind:
         case 'rect':
@@ -158,10 +157,10 @@ def box_of_region(region: Region, collector: Collector) -> XYXY | None:
             x, y, radius = values('cx', 'cy', 'r')
             return box_of_ellipse(x, y, radius, radius)
         case 'ellipse':
-            return box_of_ellipse(*values('cx', 'cy', 'rx', 'ry'), number(shape.get('theta') or 0, 'theta', where))
+            return box_of_ellipse(*values('cx', 'cy', 'rx', 'ry'), to_number(shape.get('theta') or 0, 'theta', where))
         case 'polygon' | 'polygone':
             xs, ys = (field(shape, f'all_points_{axis}', list, where) for axis in 'xy')
             if len(xs) != len(ys):
                 raise InputError(f'{where}: has {len(xs)} x and {len(ys)} y of its points')
             return box_around(points_of([list(pair) for pair in zip(xs, ys)], where, 2))
-    raise InputError(f'{where}: a region of the unknown kind {shorten(kind)}')
+    raise InputError(f'{where}: a region of the unknown kind {quote(kind)}')

@@ -12,7 +12,7 @@ from ..findings import Findings
 from ..labels import Box, Labels
 from ..names import with_suffix
 from .collector import Collector
-from .documents import has_tag, number, read_xml
+from .documents import has_tag, read_xml, to_number
 from .shapes import XYXY, box_of_rotated
 
 # An annotation of VOC has at least one of these.
@@ -69,7 +69,7 @@ def parse_annotation(root: Element, file: str, collector: Collector) -> Annotati
     """
     name, folder, path = ((root.findtext(key) or '').strip() for key in ('filename', 'folder', 'path'))
     names = [f'{folder}/{name}' if folder else name] if name else []
-    size = tuple(number(root.findtext(f'size/{key}') or 0, key, file) for key in ('width', 'height'))
+    size = tuple(to_number(root.findtext(f'size/{key}') or 0, key, file) for key in ('width', 'height'))
     boxes = []
     for i, one in enumerate(root.iter('object'), 1):
         where = f'{file}, object {i}'
@@ -86,7 +86,7 @@ def parse_box(element: Element, where: str, findings: Findings) -> XYXY:
     """
 
     def values(box: Element, *keys: str) -> list[float]:
-        return [number(box.findtext(key), key, where) for key in keys]
+        return [to_number(box.findtext(key), key, where) for key in keys]
 
     box, rotated = element.find('bndbox'), element.find('robndbox')
     if box is not None:

@@ -22,7 +22,7 @@ from ..splits import images_of_list, read_lines, splits_of_lists
 MAX_FRACTION = 2.0
 NAME_FILES = ('classes.txt', 'obj.names', '_darknet.labels', 'predefined_classes.txt')
 NUMBER = r'[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?nan|[-+]?inf'
-LINE = re.compile(rf'-?\d+(?:\.0*)?(?:[\s,;]+(?:{NUMBER})){{4,}}', re.IGNORECASE)
+YOLO_LINE = re.compile(rf'-?\d+(?:\.0*)?(?:[\s,;]+(?:{NUMBER})){{4,}}', re.IGNORECASE)
 
 
 class Line(NamedTuple):
@@ -67,14 +67,14 @@ def read_yolo(files: Files, findings: Findings) -> Labels | None:
     lists = {
         file
         for file in lost
-        if split_in(PurePosixPath(file).stem) and not any(LINE.fullmatch(line) for _, line in texts[file])
+        if split_in(PurePosixPath(file).stem) and not any(YOLO_LINE.fullmatch(line) for _, line in texts[file])
     }
     findings.leave_out('labels without an image', [label for label in lost if label not in lists])
     findings.leave_out('text files that are no labels of YOLO', sorted(texts.keys() - set(labels) - lists))
 
     splits = splits_of_config(files, config, findings) if config else {}
     splits = splits or splits_of_lists(files, findings, pairs.values())
-    names = class_names(files, config, labels)
+    names = read_names(files, config, labels)
     lines = [line for label in pairs.values() for line in parse_lines(label, texts[label], names)]
     kind = Kind(config[1] if config else {}, lines, findings)
     # Beside images with labels, those without show background.
@@ -123,7 +123,7 @@ def label_folders(texts: dict[str, list[tuple[int, str]]]) -> set[PurePosixPath]
     counts: dict[PurePosixPath, list[int]] = {}
     for file, lines in texts.items():
         count = counts.setdefault(PurePosixPath(file).parent, [0, 0])
-        count[0] += sum(LINE.fullmatch(line) is not None for _, line in lines)
+        count[0] += sum(YOLO_LINE.fullmatch(line) is not None for _, line in lines)
         count[1] += len(lines)
     return {
         folder
@@ -140,7 +140,7 @@ def parse_lines(file: str, lines: Sequence[tuple[int, str]], names: Sequence[str
     """
     for number, text in lines:
         where = f'{file}, line {number}'
-        if not LINE.fullmatch(text):
+        if not YOLO_LINE.fullmatch(text):
             raise InputError(
                 f'{where}: not a label of YOLO, which is a class number and at least four numbers: {text!r}'
             )
@@ -246,7 +246,7 @@ def find_config(files: Files) -> tuple[str, dict] | None:
     return named[0]
 
 
-def class_names(files: Files, config: tuple[str, dict] | None, labels: Sequence[str]) -> tuple[str, ...]:
+def read_names(files: Files, config: tuple[str, dict] | None, labels: Sequence[str]) -> tuple[str, ...]:
     """Names of the classes, in the order of their numbers.
 
     Raises:
