@@ -18,7 +18,7 @@ from ..models.rtodlab import as_checkpoint, convert_state_dict, load_original
 from ..models.rtodlab_weights import SCHEME, WEIGHTS, load_from_rtodlab
 from ..runtime.errors import InputError, examples
 from ..runtime.files import replacing
-from ..utils.checkpoint import CheckpointError, misshapen, read_checkpoint
+from ..utils.checkpoint import CheckpointError, compare_weights, read_checkpoint
 
 # Of the length, and of the learning rate, of a training from random weights. docs/finetuning.md has what each brings.
 EPOCHS_SHARE = 1 / 3
@@ -128,7 +128,7 @@ def adapt_classes(
         head.init_weights()
     fresh = {f'bbox_head.{key}': value for key, value in head.state_dict().items()}
     fresh = {key: value for key, value in fresh.items() if CLASS_LAYER.search(key)}
-    towers_fit = not any('.cls_towers.' in key for key in misshapen(state_dict, fresh))
+    towers_fit = not any('.cls_towers.' in key for key in compare_weights(state_dict, fresh).misshapen)
     row_of = {name.casefold(): row for row, name in enumerate(known)}
     kept = {i: row_of[name.casefold()] for i, name in enumerate(classes) if towers_fit and name.casefold() in row_of}
 
