@@ -534,7 +534,7 @@ def test_kitti(tmp_path):
     write_images(tmp_path / 'data' / 'training' / 'image_3', suffix='.png')  # of the other camera
     write_images(tmp_path / 'data' / 'testing' / 'image_2', photos(2, 20), suffix='.png')
     data = check(write_kitti(tmp_path / 'data'), everything=ALL)
-    assert data.form == 'KITTI' and len(data.findings.unused['images without a label']) == len(ALL) + 2
+    assert data.form == 'KITTI' and len(data.findings.unused['images without labels']) == len(ALL) + 2
 
 
 def test_kitti_regions_that_nobody_labelled_are_left_out(tmp_path):

@@ -172,7 +172,7 @@ def test_images_without_xml_and_xml_without_image_are_not_used(tmp_path):
     (tmp_path / 'data' / 'JPEGImages' / 'photo_01.jpg').unlink()
     data = check(tmp_path / 'data', everything=TRAIN[2:] + VAL)
     assert data.findings.unused == {
-        'images without a label': ['JPEGImages/photo_00.jpg'],
+        'images without labels': ['JPEGImages/photo_00.jpg'],
         'labels without an image': ['Annotations/photo_01.xml'],
     }
 
@@ -189,10 +189,10 @@ def test_the_folder_decides_between_pictures_of_one_name(tmp_path):
     for photo in TRAIN:
         write_photo(photo._replace(boxes=()), tmp_path / 'data' / 'resized' / f'{photo.stem}.jpg')
     data = check(tmp_path / 'data', everything=TRAIN + VAL)
-    assert all(name.startswith('resized/') for name in data.findings.unused['images without a label'])
+    assert all(name.startswith('resized/') for name in data.findings.unused['images without labels'])
     for path in (tmp_path / 'data' / 'Annotations').iterdir():
         edit(path, lambda text: text.replace('<folder>images', '<folder>resized'))
-    assert read(tmp_path / 'data').findings.unused['images without a label'][0] == 'images/photo_00.jpg'
+    assert read(tmp_path / 'data').findings.unused['images without labels'][0] == 'images/photo_00.jpg'
 
 
 def test_masks_are_no_images(tmp_path):
