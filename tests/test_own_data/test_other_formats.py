@@ -327,6 +327,18 @@ def test_csv_a_set_whose_only_word_is_train(tmp_path):
     assert data.findings.unused == {'CSV files without boxes': ['sample_submission.csv']}
 
 
+def test_csv_one_table_for_all_says_no_split(tmp_path):
+    write_images(tmp_path / 'data')
+    write_text(tmp_path / 'data' / 'validation_labels.csv', csv_text('Kaggle'))
+    check(tmp_path / 'data', everything=ALL)
+
+
+def test_csv_a_second_table_that_cannot_be_read(tmp_path):
+    write_csv(tmp_path / 'data', csv_text('Roboflow', TRAIN))
+    write_text(tmp_path / 'data' / 'more.csv', csv_text('Roboflow', VAL).replace('cat', 'Kätzchen'), 'latin-1')
+    refuses(tmp_path / 'data', r'more\.csv: is not utf-8')
+
+
 def test_csv_column_of_splits(tmp_path):
     header, *rows = csv_text('Roboflow').split()
     splits = {photo.stem: 'train' if photo in TRAIN else 'val' for photo in ALL}

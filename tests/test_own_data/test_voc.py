@@ -207,8 +207,25 @@ def test_masks_are_no_images(tmp_path):
     check(tmp_path / 'data', everything=TRAIN + VAL)
 
 
+def test_a_mask_does_not_stand_in_for_its_image(tmp_path):
+    write_voc(tmp_path / 'data', head='')
+    (tmp_path / 'data' / 'masks').mkdir()
+    (tmp_path / 'data' / 'JPEGImages' / 'photo_00.jpg').rename(tmp_path / 'data' / 'masks' / 'photo_00.jpg')
+    data = check(tmp_path / 'data', everything=TRAIN[1:] + VAL)
+    assert data.findings.unused['labels without an image'] == [FIRST]
+
+
 def test_a_set_in_a_folder_called_like_drawings(tmp_path):
     write_voc(tmp_path / 'data' / 'annotated')
+    check(tmp_path / 'data', everything=TRAIN + VAL)
+
+
+def test_the_path_where_no_other_name_fits(tmp_path):
+    write_voc(tmp_path / 'data')
+    for i, photo in enumerate(TRAIN):
+        head = f'<filename>image</filename><path>/home/me/{photo.stem}.jpg</path>'
+        (tmp_path / 'data' / 'Annotations' / f'{photo.stem}.xml').unlink()
+        write_text(tmp_path / 'data' / 'Annotations' / f'{i}.xml', voc_text(photo, head=head))
     check(tmp_path / 'data', everything=TRAIN + VAL)
 
 
