@@ -2,9 +2,9 @@
 
     python tools/train.py CONFIG --data DIR [--pretrained [WEIGHTS]] [--epochs NUM] [flags]
 
-DIR has images, and annotations in the form of COCO (one JSON a split, or one for all), YOLO, VOC or labelme. Classes,
-schedule and learning rate are set from it; --epochs sets the length of the training by hand. --pretrained starts from
-trained weights, by a recipe for that: a name, a checkpoint file, or else those for COCO of the config's size.
+DIR has images, and labels of COCO, YOLO, VOC, labelme or another format of docs/own_data.md. Classes, schedule and
+learning rate are set from it; --epochs sets the length of the training by hand. --pretrained starts from trained
+weights, by a recipe for that: a name, a checkpoint file, or else those for COCO of the config's size.
 """
 
 from __future__ import annotations

@@ -18,6 +18,8 @@ import pytest
 from folder_cases import CLASSES, coco_content, photos, write_photo, write_text
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from test_labelme import write_labelme
+from test_voc import write_voc
 from test_yolo import write_yolo
 
 from yolov7_simple.own_data.folder import read_own_data
@@ -37,10 +39,22 @@ def write_coco_folder(folder, splits):
         write_text(folder / 'annotations' / f'instances_{split}.json', json.dumps(coco_content(part)))
 
 
+def write_voc_folder(folder, splits):
+    for split, part in splits.items():
+        write_voc(folder / split, [part], '', '')
+
+
+def write_labelme_folder(folder, splits):
+    for split, part in splits.items():
+        write_labelme(folder / split, part)
+
+
 # Form -> what writes it, and its label file of an image; None: one is for all images of a split.
 FORMS = {
     'YOLO': (write_yolo, lambda split, stem: f'labels/{split}/{stem}.txt', 'images/{}/{}.jpg'),
     'COCO': (write_coco_folder, None, '{}/{}.jpg'),
+    'VOC': (write_voc_folder, lambda split, stem: f'{split}/{stem}.xml', '{}/{}.jpg'),
+    'labelme': (write_labelme_folder, lambda split, stem: f'{split}/{stem}.json', '{}/{}.jpg'),
 }
 SUFFIXES = ('.jpg', '.png')
 FORMS = {form: row for form, row in FORMS.items() if form in READERS}

@@ -152,7 +152,7 @@ def test_the_label_has_the_name_of_a_drawing(tmp_path):
         content = labelme_content(photo, imagePath=f'../images/{photo.stem}.jpg')
         write_text(tmp_path / 'data' / 'labels' / f'{photo.stem}.json', json.dumps(content))
     data = read(tmp_path / 'data')
-    assert not [name for name in data.findings.unused['images without a label'] if name.startswith('images/')]
+    assert not [name for name in data.findings.unused['images without labels'] if name.startswith('images/')]
 
 
 def test_names_with_dots(tmp_path):

@@ -327,6 +327,18 @@ def test_csv_a_set_whose_only_word_is_train(tmp_path):
     assert data.findings.unused == {'CSV files without boxes': ['sample_submission.csv']}
 
 
+def test_csv_one_table_for_all_says_no_split(tmp_path):
+    write_images(tmp_path / 'data')
+    write_text(tmp_path / 'data' / 'validation_labels.csv', csv_text('Kaggle'))
+    check(tmp_path / 'data', everything=ALL)
+
+
+def test_csv_a_second_table_that_cannot_be_read(tmp_path):
+    write_csv(tmp_path / 'data', csv_text('Roboflow', TRAIN))
+    write_text(tmp_path / 'data' / 'more.csv', csv_text('Roboflow', VAL).replace('cat', 'Kätzchen'), 'latin-1')
+    refuses(tmp_path / 'data', r'more\.csv: is not utf-8')
+
+
 def test_csv_column_of_splits(tmp_path):
     header, *rows = csv_text('Roboflow').split()
     splits = {photo.stem: 'train' if photo in TRAIN else 'val' for photo in ALL}
@@ -534,7 +546,7 @@ def test_kitti(tmp_path):
     write_images(tmp_path / 'data' / 'training' / 'image_3', suffix='.png')  # of the other camera
     write_images(tmp_path / 'data' / 'testing' / 'image_2', photos(2, 20), suffix='.png')
     data = check(write_kitti(tmp_path / 'data'), everything=ALL)
-    assert data.form == 'KITTI' and len(data.findings.unused['images without a label']) == len(ALL) + 2
+    assert data.form == 'KITTI' and len(data.findings.unused['images without labels']) == len(ALL) + 2
 
 
 def test_kitti_regions_that_nobody_labelled_are_left_out(tmp_path):

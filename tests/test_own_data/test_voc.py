@@ -172,7 +172,7 @@ def test_images_without_xml_and_xml_without_image_are_not_used(tmp_path):
     (tmp_path / 'data' / 'JPEGImages' / 'photo_01.jpg').unlink()
     data = check(tmp_path / 'data', everything=TRAIN[2:] + VAL)
     assert data.findings.unused == {
-        'images without a label': ['JPEGImages/photo_00.jpg'],
+        'images without labels': ['JPEGImages/photo_00.jpg'],
         'labels without an image': ['Annotations/photo_01.xml'],
     }
 
@@ -189,10 +189,10 @@ def test_the_folder_decides_between_pictures_of_one_name(tmp_path):
     for photo in TRAIN:
         write_photo(photo._replace(boxes=()), tmp_path / 'data' / 'resized' / f'{photo.stem}.jpg')
     data = check(tmp_path / 'data', everything=TRAIN + VAL)
-    assert all(name.startswith('resized/') for name in data.findings.unused['images without a label'])
+    assert all(name.startswith('resized/') for name in data.findings.unused['images without labels'])
     for path in (tmp_path / 'data' / 'Annotations').iterdir():
         edit(path, lambda text: text.replace('<folder>images', '<folder>resized'))
-    assert read(tmp_path / 'data').findings.unused['images without a label'][0] == 'images/photo_00.jpg'
+    assert read(tmp_path / 'data').findings.unused['images without labels'][0] == 'images/photo_00.jpg'
 
 
 def test_masks_are_no_images(tmp_path):
@@ -207,8 +207,25 @@ def test_masks_are_no_images(tmp_path):
     check(tmp_path / 'data', everything=TRAIN + VAL)
 
 
+def test_a_mask_does_not_stand_in_for_its_image(tmp_path):
+    write_voc(tmp_path / 'data', head='')
+    (tmp_path / 'data' / 'masks').mkdir()
+    (tmp_path / 'data' / 'JPEGImages' / 'photo_00.jpg').rename(tmp_path / 'data' / 'masks' / 'photo_00.jpg')
+    data = check(tmp_path / 'data', everything=TRAIN[1:] + VAL)
+    assert data.findings.unused['labels without an image'] == [FIRST]
+
+
 def test_a_set_in_a_folder_called_like_drawings(tmp_path):
     write_voc(tmp_path / 'data' / 'annotated')
+    check(tmp_path / 'data', everything=TRAIN + VAL)
+
+
+def test_the_path_where_no_other_name_fits(tmp_path):
+    write_voc(tmp_path / 'data')
+    for i, photo in enumerate(TRAIN):
+        head = f'<filename>image</filename><path>/home/me/{photo.stem}.jpg</path>'
+        (tmp_path / 'data' / 'Annotations' / f'{photo.stem}.xml').unlink()
+        write_text(tmp_path / 'data' / 'Annotations' / f'{i}.xml', voc_text(photo, head=head))
     check(tmp_path / 'data', everything=TRAIN + VAL)
 
 

@@ -28,7 +28,7 @@ class LabelledImage(NamedTuple):
         boxes: In no order.
         label: Where the boxes come from, for messages, such as a file, or a file and a line; empty: there is no label,
             the image shows background.
-        size: Width and height that the label states; None: it states none, and the boxes are on the upright image.
+        size: Width and height that the label states; None or 0: it states none, and the boxes are on the upright image.
     """
 
     image: str

@@ -153,7 +153,6 @@ class Collector:
                 )
             return None
         self.findings.leave_out('labels without an image', self.lost)
-        self.findings.leave_out('images without a label', [one for one in self.files.images if one not in self.images])
         empty = [one.image for one in self.images.values() if not one.boxes]
         if empty:
             self.findings.remark(

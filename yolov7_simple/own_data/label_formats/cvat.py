@@ -68,7 +68,7 @@ def read_image_element(image: Element, file: str, subset: str, collector: Collec
             if float(shape.get('rotation') or 0):
                 collector.findings.repair('rotated shapes replaced by the boxes around them', where)
     found = collector.files.find_image(name, file, split)
-    collector.add(found, boxes, place, size if min(size) > 0 else None, split)
+    collector.add(found, boxes, place, size, split)
 
 
 def box_of_element(shape: Element, where: str) -> XYXY:

@@ -57,7 +57,7 @@ def read_labelme(files: Files, findings: Findings) -> Labels | None:
         size = tuple(to_number(content.get(key) or 0, key, file) for key in ('imageWidth', 'imageHeight'))
         boxes = list(read_shapes(content, file, collector))
         image = pairs[file] or embedded_image(files, file, content, findings)
-        collector.add(image, boxes, file, size if min(size) > 0 else None)
+        collector.add(image, boxes, file, size)
     return collector.labels(str(PurePosixPath(next(iter(contents), '')).parent))
 
 

@@ -20,10 +20,10 @@ PARTS = {'filename', 'folder', 'path', 'size', 'object'}
 
 
 class Annotation(NamedTuple):
-    """One XML file: names of its image, the surest first, its size if stated, its boxes, how many are difficult."""
+    """One XML file: names of its image, the surest first, its size or 0, its boxes, how many are difficult."""
 
     names: list[str]
-    size: tuple[float, float] | None
+    size: tuple[float, float]
     boxes: list[Box | None]
     num_difficult: int
 
@@ -75,7 +75,7 @@ def parse_annotation(root: Element, file: str, collector: Collector) -> Annotati
         where = f'{file}, object {i}'
         boxes.append(collector.box(where, one.findtext('name'), parse_box(one, where, collector.findings)))
     difficult = [one for one in root.iter('object') if (one.findtext('difficult') or '0').strip() != '0']
-    return Annotation(names + [path] * bool(path), size if min(size) > 0 else None, boxes, len(difficult))
+    return Annotation(names + [path] * bool(path), size, boxes, len(difficult))
 
 
 def parse_box(element: Element, where: str, findings: Findings) -> XYXY:
