@@ -49,5 +49,5 @@ setup(
     # mmengine, mmcv and mmdet are left to the user: which build fits depends on the machine, and pip would change it.
     # Of the maintained forks, which are imported by the same names, pip knows nothing and would install over them.
     # Before 2.6 torch's safe reading of checkpoints had a hole, CVE-2025-32434.
-    install_requires=['torch>=2.6', 'numpy', 'pycocotools', 'filelock'],
+    install_requires=['torch>=2.6', 'numpy', 'pycocotools', 'msgspec', 'filelock'],
 )

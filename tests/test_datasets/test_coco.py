@@ -2,6 +2,7 @@ import json
 
 import pytest
 from conftest import write_coco
+from PIL import Image
 
 from yolov7_simple.datasets.annotation_checks import AnnotationError
 from yolov7_simple.datasets.coco import CheckedCocoDataset
@@ -135,15 +136,17 @@ def reported(monkeypatch):
     return lines
 
 
-def test_to_be_evaluated_on_a_set_needs_what_the_metric_reads(coco_folder, monkeypatch):
+def test_to_be_evaluated_on_a_set_needs_what_the_metric_reads(coco_folder):
     rewrite(coco_folder, lambda content: content['annotations'][2].pop('iscrowd'))
     load(coco_folder)
     with pytest.raises(AnnotationError, match=r"annotations\[2\] \(id 3\) has no iscrowd, which COCO's metric needs"):
         load(coco_folder, test_mode=True)
     rewrite(coco_folder, lambda content: content['annotations'][2].update(iscrowd=0, id=0))
-    lines = reported(monkeypatch)
-    load(coco_folder, test_mode=True)
-    assert 'the annotation with id 0 always counts as missed' in lines[0]
+    load(coco_folder)
+    with pytest.raises(
+        AnnotationError, match=r"an annotation has the id 0, which COCO's metric takes for 'not matched'"
+    ):
+        load(coco_folder, test_mode=True)
 
 
 def test_missing_images_are_counted_and_refused_above_a_share(coco_folder, monkeypatch):
@@ -161,8 +164,19 @@ def test_images_of_another_size_than_annotated_are_counted(coco_folder, monkeypa
     rewrite(coco_folder, lambda content: content['images'][2].update(width=200))
     lines = reported(monkeypatch)
     load(coco_folder)
-    assert '1 of 8 images looked at have another size than annotated' in lines[0]
+    assert '1 of 8 images have another size than annotated' in lines[0]
     assert '2.png is 96 x 64, annotated as 200 x 64' in lines[0]
+
+
+def test_all_images_are_compared_with_their_size_also_those_turned_by_exif(coco_folder, monkeypatch):
+    with Image.open(coco_folder / 'images' / '5.png') as image:
+        exif = image.getexif()
+        exif[274] = 6
+        image.save(coco_folder / 'images' / '5.png', exif=exif)
+    lines = reported(monkeypatch)
+    load(coco_folder)
+    assert '1 of 8 images have another size than annotated' in lines[0]
+    assert '1 of them turned by a quarter, as by EXIF: 5.png is 64 x 96, annotated as 96 x 64' in lines[0]
 
 
 @pytest.mark.parametrize('name', ['../../outside.png', 'ABSOLUTE', 'link.png', 'linked/outside.png'])

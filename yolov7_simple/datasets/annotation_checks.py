@@ -135,7 +135,7 @@ def find_problem(content: Any, evaluated: bool) -> str | None:
     Args:
         content: Parsed JSON.
         evaluated: Whether it is for COCO's metric and not for training. It then may have no boxes, but needs all
-            fields that the metric reads.
+            fields that the metric reads, and no annotation with the id 0.
     """
     for key in FIELDS:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
@@ -158,6 +158,11 @@ def find_problem(content: Any, evaluated: bool) -> str | None:
         doubled = [value for value, count in Counter(record[name] for record in content[key]).items() if count > 1]
         if doubled:
             return f'{len(doubled)} {name}s of {key} are used more than once: {examples(doubled)}'
+    if evaluated and any(annotation['id'] == 0 for annotation in content['annotations']):
+        return (
+            "an annotation has the id 0, which COCO's metric takes for 'not matched': count their ids from 1; "
+            'tools/train.py --data does so in a copy'
+        )
     for name, key in POINTERS:
         ids = {record['id'] for record in content[key]}
         for i, annotation in enumerate(content['annotations']):

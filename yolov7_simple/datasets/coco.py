@@ -6,17 +6,18 @@ import os
 from collections import Counter
 from typing import Any
 
-import numpy as np
 from mmdet.datasets import CocoDataset
+from mmdet.datasets.api_wrappers import COCO
 from mmdet.registry import DATASETS
+from mmengine.dist import is_main_process
 from mmengine.logging import print_log
+from tqdm import tqdm
 
-from ..runtime.errors import DamagedImageError, examples
+from ..runtime.errors import examples
 from ..utils.options import OptionError, Share, checked_options
-from .annotation_checks import AnnotationError, find_missing, find_problem, is_text, read_json
-from .loading import image_size
-
-NUM_LOOKED_AT = 100
+from .annotation_checks import AnnotationError, find_missing, is_text
+from .annotation_reading import read_annotations
+from .loading import BAR, Header, image_headers
 
 
 def clip_xywh(box: list[float], width: float, height: float) -> tuple[list[float], str | None]:
@@ -56,7 +57,8 @@ class CheckedCocoDataset(CocoDataset):
     Repaired, counted and reported: boxes that leave the image are clipped, boxes without an area get that of their
     sides. Left out, counted and reported: boxes that have a negative side, lie outside of the image, are below one
     pixel, are marked ``ignore`` or have a class that the config lacks; images that ``filter_cfg`` filters. Reported:
-    classes without a box, missing images, files shared by several images, wrong sizes among a hundred images.
+    classes without a box, missing images, files shared by several images, images of another size than annotated. Polygons and masks
+    are not read.
 
     Args:
         max_missing: Share of the images that may be missing in training, where others replace them; in testing none
@@ -79,12 +81,15 @@ class CheckedCocoDataset(CocoDataset):
         self.repairs: Counter[str] = Counter()  # what was done -> how often
         if not self.ann_file:
             raise OptionError('CheckedCocoDataset: ann_file must be set')
-        content = read_json(self.ann_file, self.backend_args)
-        problem = find_problem(content, self.test_mode) or self._find_wrong_classes(content)
+        content = read_annotations(self.ann_file, self.test_mode, self.backend_args)
+        problem = self._find_wrong_classes(content)
         if problem:
             self._fail(problem)
         notes = self._check_files(content['images'])
-        data_list = super().load_data_list()
+        self._content = content
+        with tqdm(total=len(content['images']), desc='Annotations', **BAR) as self._progress:
+            data_list = super().load_data_list()
+        del self._content, self._progress
 
         labels = Counter(instance['bbox_label'] for info in data_list for instance in info['instances'])
         if not labels and not self.test_mode:
@@ -92,8 +97,6 @@ class CheckedCocoDataset(CocoDataset):
         unused = [name for label, name in enumerate(self.metainfo['classes']) if not labels[label]]
         if unused:
             notes.append(f'{len(unused)} classes without a box: {examples(unused)}')
-        if self.test_mode and any(annotation['id'] == 0 for annotation in content['annotations']):
-            notes.append("the annotation with id 0 always counts as missed in COCO's metric: count ids from 1")
         empty = sum(not info['instances'] for info in data_list)
         self._report(
             f'{len(data_list)} images ({empty} without a box), {labels.total()} boxes, '
@@ -102,6 +105,14 @@ class CheckedCocoDataset(CocoDataset):
             *notes,
         )
         return data_list
+
+    def COCOAPI(self, path: str) -> COCO:
+        """Index what was read, in place of the class that would read the file once more."""
+        api = COCO()
+        api.dataset = self._content
+        api.createIndex()
+        api.img_ann_map, api.cat_img_map = api.imgToAnns, api.catToImgs
+        return api
 
     def parse_data_info(self, raw_data_info: dict) -> dict:
         """Parse one image as CocoDataset does, counting what it leaves out and what is clipped."""
@@ -120,6 +131,7 @@ class CheckedCocoDataset(CocoDataset):
                 self.repairs[f'boxes {what}'] += 1
             if not (what or '').endswith('left out'):
                 used.append({**annotation, 'bbox': box, 'area': area})
+        self._progress.update()
         return super().parse_data_info({'raw_img_info': image, 'raw_ann_info': used})
 
     def filter_data(self) -> list[dict]:
@@ -181,24 +193,23 @@ class CheckedCocoDataset(CocoDataset):
         return notes + self._compare_sizes(images, folder)
 
     def _compare_sizes(self, images: list[dict], folder: str) -> list[str]:
-        """Compare annotated sizes with those of some files; tools/check_dataset.py compares all."""
-        if '://' in folder or self.backend_args:
+        """Compare annotated sizes with those of the files, by their headers; one process of several does it."""
+        if '://' in folder or self.backend_args or not is_main_process():
             return []
-        other, looked_at = [], 0
-        for i in np.unique(np.linspace(0, len(images) - 1, NUM_LOOKED_AT).astype(int)):
-            image = images[i]
-            try:
-                size = image_size(os.path.join(folder, image['file_name']))
-            except DamagedImageError:  # reported when the image is loaded
-                size = None
-            looked_at += size is not None
-            if size is not None and size != (image['width'], image['height']):
-                other.append(
-                    f'{image["file_name"]} is {size[0]} x {size[1]}, annotated as {image["width"]} x {image["height"]}'
-                )
+        headers = image_headers([os.path.join(folder, image['file_name']) for image in images])
+        other = [
+            (image, header)
+            for image, header in zip(images, headers)
+            if isinstance(header, Header) and header[:2] != (image['width'], image['height'])
+        ]  # damaged files are reported when they are loaded
         if not other:
             return []
+        turned = sum(header[1::-1] == (image['width'], image['height']) for image, header in other)
+        sizes = [
+            f'{image["file_name"]} is {header[0]} x {header[1]}, annotated as {image["width"]} x {image["height"]}'
+            for image, header in other
+        ]
         return [
-            f'{len(other)} of {looked_at} images looked at have another size than annotated, which is taken as it is '
-            f'in the file: {examples(other)}'
+            f'{len(other)} of {len(images)} images have another size than annotated, which is taken as it is in the '
+            f'file, {turned} of them turned by a quarter, as by EXIF: {examples(sizes)}'
         ]

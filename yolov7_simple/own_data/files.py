@@ -44,6 +44,7 @@ class Files:
     Attributes:
         images (list[str]): The files that are images by their suffix.
         made (dict[str, Path]): Images that are not below the folder, as if they were -> where they are.
+        known_json (set[str]): JSON files whose format is known, and which may be large: no other reader looks at them.
     """
 
     def __init__(self, root: Path, names: Sequence[str], made_dir: Path) -> None:
@@ -51,6 +52,7 @@ class Files:
         self.names = sorted(names)
         self.images = with_suffix(self.names, LABELLED_SUFFIXES)
         self.made: dict[str, Path] = {}
+        self.known_json: set[str] = set()
         self._made_dir = made_dir
         self._by_name: dict[str, list[str]] = {}
         self._by_stem: dict[str, list[str]] = {}
@@ -144,8 +146,8 @@ class Files:
         return self._best(list(filter(is_possible, candidates)), rank, label)
 
     def _best(self, candidates: Sequence[str], rank, label: str) -> str | None:
-        if not candidates:
-            return None
+        if len(candidates) < 2:
+            return candidates[0] if candidates else None
         ranks = [rank(image) for image in candidates]
         best = [image for image, own in zip(candidates, ranks) if own == max(ranks)]
         if len(best) > 1:

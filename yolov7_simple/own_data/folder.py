@@ -79,6 +79,8 @@ def read_own_data(folder: str | Path, out_dir: Path) -> OwnData:
     findings.leave_out('images without labels', sorted(set(files.images) - set(names)))
     headers = read_headers(files, names)
     images = fit_images(labels, headers, files, findings)
+    # Boxes that were fitted are in no file of the user's.
+    fitted = {one.image for one in labels.images if one.size != headers[one.image][:2]}
     classes = labels.classes or tuple(sorted({box.name for one in images for box in one.boxes}))
     parts = decide_splits(images, labels.splits, findings, str(folder))
     check_parts(parts, findings, str(folder))
@@ -86,8 +88,9 @@ def read_own_data(folder: str | Path, out_dir: Path) -> OwnData:
     splits = {}
     for split, part in parts.items():
         path, img_dir = labels.originals.get(split, (None, ''))
-        has_copies = not copies.keys().isdisjoint(one.image for one in part)
-        if path is None or has_copies:
+        names = {one.image for one in part}
+        has_copies = not names.isdisjoint(copies)
+        if path is None or has_copies or not names.isdisjoint(fitted):
             make_folder(out_dir)
             path, img_dir = out_dir.resolve() / f'{split}.json', ''
             write_json(path, to_coco(part, classes, headers, copies))

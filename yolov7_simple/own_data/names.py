@@ -59,7 +59,7 @@ def with_suffix(files: Iterable[str], suffixes: Iterable[str]) -> list[str]:
 
 def parts_of(path: str) -> tuple[str, ...]:
     """The folders and the name of a path."""
-    return PurePosixPath(path).parts
+    return tuple(part for part in path.split('/') if part not in ('', '.'))
 
 
 def name_variants(name: str) -> Iterator[tuple[str, ...]]:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
-from tqdm.contrib.concurrent import thread_map
 
-from ..datasets.loading import EXIF_ORIENTATION, image_size
+from ..datasets.loading import Header, image_headers
 from ..runtime.errors import DamagedImageError, InputError
 from .files import Files
 from .findings import Findings
@@ -19,7 +15,6 @@ from .labels import Box, LabelledImage
 
 # Width and height that a label states may be rounded by so many pixels.
 ROUNDING = 1.0
-MIN_SHOWN = 2000  # files from which on reading their headers takes seconds, and shows its progress
 
 # For each EXIF orientation, how the upright image is made from the stored one: transposed, flipped in x, flipped in y.
 TURNS = {
@@ -34,41 +29,16 @@ TURNS = {
 }
 
 
-class Header(NamedTuple):
-    """What an image file says of itself: width and height upright, and its EXIF orientation, 1 to 8."""
-
-    width: int
-    height: int
-    orientation: int
-
-
-def read_header(path: Path) -> Header | None:
-    """Read the header of an image; None: Pillow does not know what it is.
-
-    Raises:
-        DamagedImageError: It claims to be of absurd dimensions.
-    """
-    size = image_size(str(path))
-    if size is None:
-        return None
-    with Image.open(path) as image:
-        orientation = image.getexif().get(EXIF_ORIENTATION, 1) if 'exif' in image.info else 1
-    return Header(*size, orientation if orientation in TURNS else 1)
-
-
 def read_headers(files: Files, images: Sequence[str]) -> dict[str, Header | None]:
-    """Read the headers of many images at once, with a progress bar on a terminal.
+    """Read the headers of many images at once; None: Pillow does not know what it is.
 
     Raises:
         InputError: One claims to be of absurd dimensions.
     """
-    disable = True if len(images) < MIN_SHOWN else None  # None: tqdm shows it on a terminal alone
-    try:
-        headers = thread_map(
-            lambda image: read_header(files.path(image)), images, max_workers=4, desc='Sizes of images', disable=disable
-        )
-    except DamagedImageError as error:
-        raise InputError(str(error)) from error
+    headers = image_headers([str(files.path(image)) for image in images])
+    for header in headers:
+        if isinstance(header, DamagedImageError):
+            raise InputError(str(header)) from header
     return dict(zip(images, headers))
 
 

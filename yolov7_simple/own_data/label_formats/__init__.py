@@ -13,6 +13,7 @@ from collections.abc import Callable
 from ..files import Files
 from ..findings import Findings
 from ..labels import Labels
+from .coco import read_coco
 from .createml import read_createml
 from .cvat import read_cvat
 from .datumaro import read_datumaro
@@ -27,6 +28,7 @@ from .yolo import read_yolo
 
 Reader = Callable[[Files, Findings], Labels | None]
 READERS: dict[str, Reader] = {
+    'COCO': read_coco,
     'YOLO': read_yolo,
     'VOC': read_voc,
     'labelme': read_labelme,

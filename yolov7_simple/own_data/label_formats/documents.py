@@ -115,7 +115,8 @@ def json_files(files: Files, *keys: str) -> list[str]:
             data = data.decode('utf-16', 'replace').encode()
         return all(key.encode() in data for key in wanted)
 
-    return [file for file in with_suffix(files.names, {'.json'}) if has_keys(file)]
+    unknown = [file for file in with_suffix(files.names, {'.json'}) if file not in files.known_json]
+    return [file for file in unknown if has_keys(file)]
 
 
 def to_number(value: Any, what: str, where: str) -> float:
