@@ -10,10 +10,11 @@ from folder_cases import check, photos, read, write_photo, write_text
 from PIL import Image
 from test_yolo import YAML, write_yolo
 
+from yolov7_simple.datasets.loading import Header, read_header
 from yolov7_simple.own_data.findings import Findings
 from yolov7_simple.own_data.folder import read_own_data
 from yolov7_simple.own_data.labels import Box, LabelledImage
-from yolov7_simple.own_data.sizes import TURNS, Header, fit_boxes, read_header
+from yolov7_simple.own_data.sizes import TURNS, fit_boxes
 from yolov7_simple.runtime.errors import InputError
 from yolov7_simple.runtime.images import read_image, to_8_bits
 
@@ -94,7 +95,7 @@ def test_every_turn_is_that_of_the_image(tmp_path):
         exif = Image.Exif()
         exif[274] = orientation
         Image.fromarray(stored).save(path, exif=exif, quality=100)
-        header = read_header(path)
+        header = read_header(str(path))
         upright = read_image(path)
         assert (header.height, header.width) == upright.shape[:2] and header.orientation == orientation
         ys, xs = np.nonzero(upright[..., 0] > 128)

@@ -13,16 +13,12 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-
-ROOT = Path(os.environ.get('CHECKOUT', Path(__file__).resolve().parents[2]))
-sys.path.insert(0, str(ROOT))
 
 import numpy as np
 from PIL import Image

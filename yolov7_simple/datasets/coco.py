@@ -57,8 +57,8 @@ class CheckedCocoDataset(CocoDataset):
     Repaired, counted and reported: boxes that leave the image are clipped, boxes without an area get that of their
     sides. Left out, counted and reported: boxes that have a negative side, lie outside of the image, are below one
     pixel, are marked ``ignore`` or have a class that the config lacks; images that ``filter_cfg`` filters. Reported:
-    classes without a box, missing images, files shared by several images, images of another size than annotated. Polygons and masks
-    are not read.
+    classes without a box, missing images, files shared by several images, images of another size than annotated.
+    Polygons and masks are not read.
 
     Args:
         max_missing: Share of the images that may be missing in training, where others replace them; in testing none

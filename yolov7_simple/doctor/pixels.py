@@ -6,7 +6,6 @@ import hashlib
 import os
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -14,8 +13,7 @@ import numpy as np
 from mmengine.utils import track_parallel_progress
 from numpy.typing import NDArray
 
-from ..datasets.loading import decode_image
-from ..own_data.sizes import read_header
+from ..datasets.loading import decode_image, read_header
 from ..runtime.errors import DamagedImageError
 from .image_sets import ImageSet
 
@@ -67,7 +65,7 @@ def read_pixels(item: tuple[str, float, float], backend_args: dict | None = None
     if not is_one_color:
         grey = Image.fromarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY))
         bits = np.packbits(imagehash.phash(grey, hash_size=HASH_SIDE).hash).tobytes()
-    header = read_header(Path(path)) if os.path.isfile(path) else None
+    header = read_header(str(path)) if os.path.isfile(path) else None
     return Pixels(problem, content, bits, header.orientation if header else 1)
 
 

@@ -11,7 +11,7 @@ from ..files import Files, num_common_folders
 from ..findings import NUM_NAMED, Findings
 from ..labels import Labels
 from ..names import SPLIT_WORDS, parts_of, split_of_file, with_suffix, words_of
-from .coco_part import Part, read_part
+from .coco_part import CocoPart, read_part
 from .coco_records import CocoFile, open_coco
 
 
@@ -51,7 +51,7 @@ def read_coco(files: Files, findings: Findings) -> Labels | None:
                 splits[one.image] = split
     first, *more = parts.values()
     for other in more:
-        check_classes(first, other, findings)
+        check_categories(first, other, findings)
     originals = {}
     if {'train', 'val'} <= parts.keys():
         for split, part in parts.items():
@@ -100,7 +100,7 @@ def by_split(opened: Sequence[CocoFile], files: Files, findings: Findings) -> di
     return chosen
 
 
-def check_classes(first: Part, other: Part, findings: Findings) -> None:
+def check_categories(first: CocoPart, other: CocoPart, findings: Findings) -> None:
     """Compare the classes of a file with those of the one that is trained on, whatever their order and ids.
 
     Raises:

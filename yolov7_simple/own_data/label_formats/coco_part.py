@@ -19,12 +19,12 @@ from ..findings import NUM_NAMED, Findings
 from ..labels import Box, LabelledImage
 from ..names import name_variants, normalize
 from .coco_records import (
-    Annotation,
     CocoFile,
-    Image,
+    RawAnnotation,
+    RawImage,
     Shape,
     box_numbers,
-    box_of_shape,
+    box_of_segmentation,
     flag_of,
     has_plain_size,
     id_of,
@@ -37,10 +37,10 @@ from .coco_records import (
 )
 
 MAX_MISSING = 0.2  # share of the images of a file that may be absent
-ROUNDING = 1.0  # pixels by which a box may leave its image
+MAX_ROUNDING = 1.0  # pixels by which a box may leave its image
 
 
-class Part(NamedTuple):
+class CocoPart(NamedTuple):
     """What one file holds.
 
     Args:
@@ -56,7 +56,7 @@ class Part(NamedTuple):
     img_dir: str | None
 
 
-def read_part(files: Files, coco: CocoFile, split: str | None, findings: Findings) -> Part:
+def read_part(files: Files, coco: CocoFile, split: str | None, findings: Findings) -> CocoPart:
     """Read one file.
 
     Raises:
@@ -65,10 +65,10 @@ def read_part(files: Files, coco: CocoFile, split: str | None, findings: Finding
     num_repairs = findings.repairs.total()
     for repair in coco.repairs:
         findings.repair(repair, coco.file)
-    records = coco.records('images', Image)
+    records = coco.records('images', RawImage)
     if not records:
         raise InputError(f'{coco.path}: has no images')
-    annotations = coco.records('annotations', Annotation)
+    annotations = coco.records('annotations', RawAnnotation)
     num_boxes = Counter(id_of(annotation.category_id) for annotation in annotations)
     names = read_categories(coco, num_boxes, findings)
     paths, img_dir = find_images(files, coco, records, split, findings)
@@ -82,11 +82,11 @@ def read_part(files: Files, coco: CocoFile, split: str | None, findings: Finding
     images = [LabelledImage(path, boxes[path], f'{coco.path}: {path}', sizes[path]) for path in boxes]
     check_numbers(coco, images)
     is_right = findings.repairs.total() == num_repairs and len(images) == len(records)
-    return Part(coco, images, tuple(names.values()), img_dir if is_right else None)
+    return CocoPart(coco, images, tuple(names.values()), img_dir if is_right else None)
 
 
 def find_images(
-    files: Files, coco: CocoFile, records: Sequence[Image], split: str | None, findings: Findings
+    files: Files, coco: CocoFile, records: Sequence[RawImage], split: str | None, findings: Findings
 ) -> tuple[list[str | None], str | None]:
     """Find the image of each record.
 
@@ -126,7 +126,7 @@ def find_images(
 
 
 def join_images(
-    coco: CocoFile, records: Sequence[Image], paths: Sequence[str | None], findings: Findings
+    coco: CocoFile, records: Sequence[RawImage], paths: Sequence[str | None], findings: Findings
 ) -> dict[int | str, int]:
     """Join what is said several times of one image.
 
@@ -160,7 +160,7 @@ def join_images(
 
 def read_boxes(
     coco: CocoFile,
-    annotations: Sequence[Annotation],
+    annotations: Sequence[RawAnnotation],
     entries: dict[int | str, int],
     paths: Sequence[str | None],
     names: dict[int | str, str],
@@ -222,7 +222,7 @@ class BoxReader:
         findings: Told what was repaired.
     """
 
-    def __init__(self, coco: CocoFile, annotations: Sequence[Annotation], findings: Findings) -> None:
+    def __init__(self, coco: CocoFile, annotations: Sequence[RawAnnotation], findings: Findings) -> None:
         self.coco = coco
         self.annotations = annotations
         self.findings = findings
@@ -265,7 +265,7 @@ class BoxReader:
         if numbers and min(numbers[2:]) > 0:
             self.findings.repair('boxes that are written as texts', self.place(i))
             return numbers
-        around = box_of_shape(self.shapes[i].segmentation)
+        around = box_of_segmentation(self.shapes[i].segmentation)
         if around is not None:
             self.findings.repair('boxes that are taken from their polygons or masks', self.place(i))
             return around
@@ -276,7 +276,7 @@ class BoxReader:
         self.findings.repair('boxes without width or height, which are left out', self.place(i))
         return None
 
-    def repair_flags(self, i: int, annotation: Annotation) -> bool:
+    def repair_flags(self, i: int, annotation: RawAnnotation) -> bool:
         """Whether an annotation, in which area or a flag is not as it should be, is a crowd region."""
         flags = {name: flag_of(getattr(annotation, name)) for name in ('iscrowd', 'ignore')}
         for name, flag in flags.items():
@@ -305,7 +305,7 @@ def check_numbers(coco: CocoFile, images: Sequence[LabelledImage]) -> None:
     if boxes.max() <= 1:
         raise InputError(f'{coco.path}: no bbox reaches beyond 1: they must be in pixels, not in fractions')
     limits = np.array([one.size or (np.inf, np.inf) for one in images]).repeat([len(one.boxes) for one in images], 0)
-    limits = limits + ROUNDING
+    limits = limits + MAX_ROUNDING
     start, end = boxes[:, :2], boxes[:, 2:]
     second = end - start  # the last two numbers of each bbox
     if (end > limits).any(1).mean() > 0.5 and ((second > start) & (second <= limits)).all():

@@ -27,7 +27,7 @@ LISTS = ('images', 'annotations', 'categories')
 WHOLE_NUMBER = re.compile(r'(0|-?[1-9]\d{0,17})(\.0+)?')
 
 
-class Image(msgspec.Struct):
+class RawImage(msgspec.Struct):
     """What is read of an image."""
 
     id: Any = None
@@ -36,7 +36,7 @@ class Image(msgspec.Struct):
     height: Any = None
 
 
-class Annotation(msgspec.Struct):
+class RawAnnotation(msgspec.Struct):
     """What is read of an annotation."""
 
     id: Any = None
@@ -54,7 +54,7 @@ class Shape(msgspec.Struct):
     segmentation: Any = None
 
 
-class Category(msgspec.Struct):
+class RawCategory(msgspec.Struct):
     """What is read of a category."""
 
     id: Any = None
@@ -76,7 +76,7 @@ class CocoFile(NamedTuple):
     file: str
     path: str
     lists: dict[str, msgspec.Raw | list]
-    annotations: list[Annotation] | None = None
+    annotations: list[RawAnnotation] | None = None
     repairs: tuple[str, ...] = ()
 
     def records(self, key: str, record: type) -> list:
@@ -86,7 +86,7 @@ class CocoFile(NamedTuple):
             InputError: One of it is no record.
         """
         if key == 'annotations' and self.annotations is not None:
-            return self.annotations if record is Annotation else read_lists(self.path, record)[1]
+            return self.annotations if record is RawAnnotation else read_lists(self.path, record)[1]
         values = self.lists[key]
         read = msgspec.convert if isinstance(values, list) else msgspec.json.decode
         try:
@@ -94,7 +94,7 @@ class CocoFile(NamedTuple):
         except msgspec.ValidationError as error:
             raise InputError(f'{self.path}: {key}: {error}') from error
 
-    def name(self, key: str, i: int, record: Image | Annotation | Category) -> str:
+    def name(self, key: str, i: int, record: RawImage | RawAnnotation | RawCategory) -> str:
         """Name a record."""
         return f'{self.path}: {key}[{i}] (id {shorten(record.id)})'
 
@@ -109,7 +109,7 @@ def open_coco(files: Files, file: str) -> CocoFile | None:
     try:
         if os.path.getsize(path) > PIECE:
             with suppress(ValueError, RecursionError):
-                raw, annotations = read_lists(path, Annotation)
+                raw, annotations = read_lists(path, RawAnnotation)
                 lists = {key: getattr(raw, key) for key in LISTS}
                 return CocoFile(file, path, lists, annotations) if are_lists(lists) else None
         content = Path(path).read_bytes()
@@ -174,13 +174,13 @@ def number_of(value: Any) -> float | None:
     return value if is_number(value) else None
 
 
-def size_of(record: Image) -> tuple[float, float] | None:
+def size_of(record: RawImage) -> tuple[float, float] | None:
     """Width and height that an image states; None: it states none."""
     width, height = number_of(record.width), number_of(record.height)
     return (width, height) if width and height and min(width, height) >= 1 else None
 
 
-def has_plain_size(record: Image) -> bool:
+def has_plain_size(record: RawImage) -> bool:
     """Whether width and height are as they should be."""
     return is_side(record.width) and is_side(record.height)
 
@@ -222,7 +222,7 @@ def is_plain_box(bbox: Any) -> bool:
     )
 
 
-def box_of_shape(shape: Any) -> list[float] | None:
+def box_of_segmentation(shape: Any) -> list[float] | None:
     """The box around polygons, one or several, or around a mask as run lengths: x, y, width, height.
 
     Returns:
@@ -247,7 +247,9 @@ def box_of_shape(shape: Any) -> list[float] | None:
     return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
 
 
-def read_ids(coco: CocoFile, key: str, records: Sequence[Image | Category], findings: Findings) -> list[int | str]:
+def read_ids(
+    coco: CocoFile, key: str, records: Sequence[RawImage | RawCategory], findings: Findings
+) -> list[int | str]:
     """The ids of images or categories, as :func:`id_of` has them.
 
     Raises:
@@ -282,7 +284,7 @@ def read_categories(
     Raises:
         InputError: A category has no id or name, one id stands for two names, or one name for two ids that have boxes.
     """
-    records = coco.records('categories', Category)
+    records = coco.records('categories', RawCategory)
     names: dict[int | str, str] = {}
     for i, (own, record) in enumerate(zip(read_ids(coco, 'categories', records, findings), records)):
         name = str(record.name) if type(record.name) in (int, float) else record.name
@@ -329,6 +331,6 @@ def is_area(value: Any) -> bool:
     return is_number(value) and value > 0
 
 
-def is_plain(record: Annotation) -> bool:
+def is_plain(record: RawAnnotation) -> bool:
     """Whether nothing has to be done to area and flags."""
     return is_area(record.area) and is_flag(record.iscrowd) and is_flag(record.ignore) and not record.ignore

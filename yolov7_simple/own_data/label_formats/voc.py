@@ -19,7 +19,7 @@ from .shapes import XYXY, box_of_rotated
 PARTS = {'filename', 'folder', 'path', 'size', 'object'}
 
 
-class Annotation(NamedTuple):
+class VocAnnotation(NamedTuple):
     """One XML file: names of its image, the surest first, its size or 0, its boxes, how many are difficult."""
 
     names: list[str]
@@ -35,7 +35,7 @@ def read_voc(files: Files, findings: Findings) -> Labels | None:
         InputError: A file or an object in it cannot be read.
     """
     collector = Collector('VOC', files, findings)
-    annotations: dict[str, Annotation] = {}
+    annotations: dict[str, VocAnnotation] = {}
     broken: dict[str, InputError] = {}
     others = []
     for file in with_suffix(files.names, {'.xml'}):
@@ -61,7 +61,7 @@ def read_voc(files: Files, findings: Findings) -> Labels | None:
     return collector.labels(str(PurePosixPath(next(iter(annotations), '')).parent))
 
 
-def parse_annotation(root: Element, file: str, collector: Collector) -> Annotation:
+def parse_annotation(root: Element, file: str, collector: Collector) -> VocAnnotation:
     """Read the content of one file.
 
     Raises:
@@ -75,7 +75,7 @@ def parse_annotation(root: Element, file: str, collector: Collector) -> Annotati
         where = f'{file}, object {i}'
         boxes.append(collector.box(where, one.findtext('name'), parse_box(one, where, collector.findings)))
     difficult = [one for one in root.iter('object') if (one.findtext('difficult') or '0').strip() != '0']
-    return Annotation(names + [path] * bool(path), size, boxes, len(difficult))
+    return VocAnnotation(names + [path] * bool(path), size, boxes, len(difficult))
 
 
 def parse_box(element: Element, where: str, findings: Findings) -> XYXY:
