@@ -13,11 +13,11 @@ from mmengine.config import Config
 from test_yolo import write_yolo
 
 from yolov7_simple.doctor import checks, doctor
-from yolov7_simple.doctor.checks import MAX_ASPECT, MAX_TINY_SHARE, MIN_BORDER_BOXES
+from yolov7_simple.doctor.checks import MAX_ASPECT, MAX_TINY_SHARE, MIN_BORDER_BOXES, equal_pairs
 from yolov7_simple.doctor.doctor import box_checks, pixel_checks, run_checks
 from yolov7_simple.doctor.doctor_page import choose_images
 from yolov7_simple.doctor.image_sets import InputSize, input_size, make_set
-from yolov7_simple.doctor.pixels import MAX_BITS, Pixels, equal_pairs, near_pairs, read_pixels
+from yolov7_simple.doctor.pixels import MAX_BITS, Pixels, find_near, read_pixels
 from yolov7_simple.own_data.folder import read_own_data
 
 SIZE = InputSize('config.py', (320, 320), 8.0)
@@ -178,14 +178,15 @@ def test_pictures_of_one_color_and_damaged_ones(pictures):
 def test_near_hashes_are_found_among_many():
     rng = np.random.default_rng(0)
     bits = rng.integers(0, 2, (4000, 256)).astype(np.uint8)
-    pairs = [(i, i + 1000) for i in range(500)]
-    for i, j in pairs:
-        bits[j] = bits[i]
-        bits[j, rng.permutation(256)[: rng.integers(1, MAX_BITS + 1)]] ^= 1
-    near, distances = near_pairs([one.tobytes() for one in np.packbits(bits, axis=1)])
-    assert len(near) >= 0.99 * len(pairs) and set(map(tuple, near.tolist())) <= set(pairs)
-    assert (np.diff(distances) >= 0).all() and distances[-1] <= MAX_BITS
-    assert len(near_pairs([bytes(32)])[0]) == len(near_pairs([])[0]) == 0
+    for i in range(500):
+        bits[i] = bits[i + 1000]
+        bits[i, rng.permutation(256)[: rng.integers(0, MAX_BITS + 1)]] ^= 1
+    hashes = [one.tobytes() for one in np.packbits(bits, axis=1)]
+    found = find_near(hashes[:1000], hashes[1000:])
+    assert len(found) >= 0.99 * 500 and all(i == j and distance <= MAX_BITS for i, (j, distance) in found.items())
+    assert find_near([], hashes) == find_near(hashes, []) == {}
+    # Of one scene with thousands of frames each is found, in no more comparisons than there are.
+    assert len(find_near([bytes(32)] * 2000, [bytes(30) + i.to_bytes(2, 'big') for i in range(2000)])) == 2000
 
 
 def test_equal_pairs():
@@ -258,7 +259,7 @@ def test_exit_status(tmp_path, monkeypatch, capsys, spoil, status):
         path = tmp_path / 'data/images/val/photo_06.jpg'
         path.write_bytes(path.read_bytes()[:-500])
     elif spoil == 'failure':
-        monkeypatch.setattr(checks, 'near_pairs', lambda hashes: 1 / 0)
+        monkeypatch.setattr(checks, 'find_near', lambda *hashes: 1 / 0)
     data = read_own_data(tmp_path / 'data', tmp_path / 'out')
     cfg = Config.fromfile(SMALL_CONFIG)
     from yolov7_simple.doctor.image_sets import dataset_configs

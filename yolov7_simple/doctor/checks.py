@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..runtime.errors import examples
 from .image_sets import ImageSet, InputSize
-from .pixels import Pixels, equal_pairs, near_pairs
+from .pixels import Pixels, find_near
 
 # Two people never draw the same box within a twentieth; a file that was merged twice holds it twice.
 TWICE_IOU = 0.95
@@ -193,24 +194,19 @@ def check_content(sets: Sequence[ImageSet], pixels: Mapping[str, Sequence[Pixels
 
 def check_near(sets: Sequence[ImageSet], pixels: Mapping[str, Sequence[Pixels]]) -> Iterator[Problem]:
     """Images that look the same in two sets: copies of another size or quality, or a moment apart."""
-    groups: dict[bytes, dict[int, list[int]]] = {}  # hash -> set -> images
     for k, one in enumerate(sets):
-        for i, own in enumerate(pixels[one.name]):
-            if own.hash:
-                groups.setdefault(own.hash, {}).setdefault(k, []).append(i)
-    members = list(groups.values())
-    contents = [{own.content for own in pixels[one.name]} for one in sets]
-    near, _ = near_pairs(list(groups))
-    pairs: dict[tuple[int, int], dict[int, int]] = {}
-    for u, v in [*((u, u) for u in range(len(members))), *near.tolist(), *near[:, ::-1].tolist()]:
-        for j, earlier in members[u].items():
-            for k, own in members[v].items():
-                if j < k:
-                    for i in own:
-                        if pixels[sets[k].name][i].content not in contents[j]:
-                            pairs.setdefault((j, k), {}).setdefault(i, earlier[0])
-    for (j, k), found in sorted(pairs.items()):
-        yield about_pairs('nearly the same image', sets[j], sets[k], list(found.items()), 'nearly the same')
+        for earlier in sets[:k]:
+            base: dict[bytes, int] = {}
+            for i, own in enumerate(pixels[earlier.name]):
+                if own.hash:
+                    base.setdefault(own.hash, i)
+            contents = {own.content for own in pixels[earlier.name]}  # told of as the same
+            queries = [i for i, own in enumerate(pixels[one.name]) if own.hash and own.content not in contents]
+            found = find_near([pixels[one.name][i].hash for i in queries], list(base))
+            partners = list(base.values())
+            pairs = [(queries[i], partners[j]) for i, (j, _) in sorted(found.items(), key=lambda item: item[1][1])]
+            if pairs:
+                yield about_pairs('nearly the same image', earlier, one, pairs, 'nearly the same')
 
 
 def check_colors(sets: Sequence[ImageSet], pixels: Mapping[str, Sequence[Pixels]]) -> Iterator[Problem]:
@@ -246,3 +242,20 @@ def about_pairs(check: str, earlier: ImageSet, one: ImageSet, pairs: Sequence[tu
 def place(one: ImageSet, images: Sequence[int]) -> tuple[tuple[str, int], ...]:
     """Where to look for a problem of some images: at the first."""
     return tuple((one.name, i) for i in images[:1])
+
+
+def equal_pairs(keys: NDArray) -> Iterator[tuple[NDArray, NDArray]]:
+    """Pairs of indices whose keys are equal, each pair once.
+
+    Args:
+        keys: (N,).
+    """
+    order = np.argsort(keys, kind='stable')
+    keys = keys[order]
+    left = np.arange(len(keys))
+    for distance in range(1, len(keys)):
+        left = left[left < len(keys) - distance]
+        left = left[keys[left] == keys[left + distance]]
+        if not len(left):
+            return
+        yield order[left], order[left + distance]

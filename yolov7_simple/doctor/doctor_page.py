@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import cv2
 import numpy as np
+from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from ..datasets.loading import decode_image
@@ -23,8 +24,8 @@ MAX_DRAWN_CLASSES = 20  # of which an image is shown
 NUM_EXTREMES = 2  # images of each kind
 MAX_PICTURES = 60
 MAX_ROWS = 200  # of a problem
-LONGER_SIDE = 640  # pixels of a picture
-GRID = 32  # cells of the heat map along each side
+LONGER_SIDE = 512  # pixels of a picture
+MIN_GRID, MAX_GRID = 8, 32  # cells of a heat map along each side
 
 
 def doctor_page(title: str, found: Examination) -> Page:
@@ -98,8 +99,10 @@ def draw_sizes(sets: Sequence[ImageSet], sizes: Sequence[InputSize]) -> list[tup
         counted = axes.hist2d(sides[:, 0], sides[:, 1], bins=[bins, bins], cmin=1, cmap='viridis_r')
         axes.figure.colorbar(counted[3], ax=axes, label='boxes')
         axes.set(xscale='log', yscale='log')
-        axes.xaxis.set_major_formatter('{x:g}')
-        axes.yaxis.set_major_formatter('{x:g}')
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 3)))
+            axis.set_major_formatter('{x:g}')
+            axis.set_minor_formatter(NullFormatter())
     return list(pictures.items())
 
 
@@ -111,7 +114,8 @@ def draw_places(sets: Sequence[ImageSet]) -> list[tuple[str, bytes]]:
             continue
         centres = (one.boxes[:, :2] + one.boxes[:, 2:]) / 2 / one.sizes[one.owners]
         with chart(f'Centres of boxes, {one.name}', 'share of the width', 'share of the height', pictures) as axes:
-            bins = np.linspace(0, 1, GRID + 1)
+            cells = int(np.clip(len(centres) ** 0.5 / 3, MIN_GRID, MAX_GRID))  # some ten boxes each
+            bins = np.linspace(0, 1, cells + 1)
             counted = axes.hist2d(centres[:, 0], centres[:, 1], bins=[bins, bins], cmap='viridis')
             axes.figure.colorbar(counted[3], ax=axes, label='boxes')
             axes.grid(False)

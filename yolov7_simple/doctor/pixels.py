@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -80,46 +80,48 @@ def read_all_pixels(one: ImageSet, workers: int, stream) -> list[Pixels]:
     return found
 
 
-def equal_pairs(keys: NDArray, max_neighbours: int | None = None) -> Iterator[tuple[NDArray, NDArray]]:
-    """Pairs of indices whose keys are equal, each pair once, in as few blocks as the most frequent key is often.
-
-    Args:
-        keys: (N,).
-        max_neighbours: Of one key, pair each only with so many; None: with all.
-    """
-    order = np.argsort(keys, kind='stable')
-    keys = keys[order]
-    left = np.arange(len(keys))
-    for distance in range(1, min(len(keys), (max_neighbours or len(keys)) + 1)):
-        left = left[left < len(keys) - distance]
-        left = left[keys[left] == keys[left + distance]]
-        if not len(left):
-            return
-        yield order[left], order[left + distance]
-
-
-def near_pairs(hashes: Sequence[bytes]) -> tuple[NDArray, NDArray]:
-    """Find the pairs of hashes that differ in :data:`MAX_BITS` bits or fewer, without comparing all with all.
+def find_near(queries: Sequence[bytes], base: Sequence[bytes]) -> dict[int, tuple[int, int]]:
+    """Find for each hash one of others that differs in :data:`MAX_BITS` bits or fewer, without comparing all with all.
 
     Hashes that agree in one of several samples of their bits are compared. A pair at the limit is missed once in a
     hundred times, a nearer one less often.
 
     Args:
-        hashes: N different ones.
+        queries: N hashes.
+        base: M hashes, different ones.
 
     Returns:
-        (P, 2), indices, and (P,), the number of different bits, the nearest first.
+        Index of a query that has one near to it -> its index, and the number of different bits.
     """
-    packed = np.frombuffer(b''.join(hashes), np.uint8).reshape(len(hashes), HASH_SIDE**2 // 8)
-    bits = np.unpackbits(packed, axis=1)
+    found: dict[int, tuple[int, int]] = {}
+    bits, others = (
+        np.frombuffer(b''.join(hashes), np.uint8).reshape(len(hashes), HASH_SIDE**2 // 8) for hashes in (queries, base)
+    )
     rng = np.random.default_rng(0)
-    found = [np.zeros((0, 3), int)]
-    for _ in range(NUM_SAMPLES if len(packed) > 1 else 0):
-        sample = rng.permutation(bits.shape[1])[:BITS_OF_SAMPLE]
-        keys = bits[:, sample].astype(np.int64) @ (1 << np.arange(BITS_OF_SAMPLE))
-        for a, b in equal_pairs(keys, MAX_NEIGHBOURS):
-            distance = np.unpackbits(packed[a] ^ packed[b], axis=1).sum(1, dtype=int)
-            near = distance <= MAX_BITS
-            found.append(np.stack([distance[near], np.minimum(a, b)[near], np.maximum(a, b)[near]], 1))
-    rows = np.unique(np.concatenate(found), axis=0)
-    return rows[:, 1:], rows[:, 0]
+    waiting = np.arange(len(queries))
+    for _ in range(NUM_SAMPLES):
+        sample = rng.permutation(HASH_SIDE**2)[:BITS_OF_SAMPLE]
+        order = rng.permutation(len(base))
+        keys = keys_of(others[order], sample)
+        ascending = np.argsort(keys, kind='stable')
+        order, keys = order[ascending], keys[ascending]
+        wanted = keys_of(bits[waiting], sample)
+        start, end = (np.searchsorted(keys, wanted, side) for side in ('left', 'right'))
+        rows = waiting
+        for step in range(MAX_NEIGHBOURS):
+            is_there = start + step < end
+            rows, start, end = rows[is_there], start[is_there], end[is_there]
+            if not len(rows):
+                break
+            partners = order[start + step]
+            distances = np.unpackbits(bits[rows] ^ others[partners], axis=1).sum(1, dtype=int)
+            near = distances <= MAX_BITS
+            found.update(zip(rows[near].tolist(), zip(partners[near].tolist(), distances[near].tolist())))
+            rows, start, end = rows[~near], start[~near], end[~near]
+        waiting = np.array([i for i in waiting.tolist() if i not in found], int)
+    return found
+
+
+def keys_of(packed: NDArray, sample: NDArray) -> NDArray:
+    """The sampled bits of hashes (N, bytes) as numbers, (N,)."""
+    return np.unpackbits(packed, axis=1)[:, sample].astype(np.int64) @ (1 << np.arange(len(sample)))
