@@ -100,7 +100,7 @@ class Folder:
                 for i, x, y, w, h in rows
                 if i < len(CLASSES)
             ]
-            self.truth[image] = (self.truth[image][0], boxes)
+            self.truth[image][1][:] = boxes  # of its copies, too
 
     def label_of(self, image):
         return next((label for label, own in self.labels.items() if own == image), None)
@@ -124,7 +124,8 @@ def double_image(folder, rng):
     (folder.root / target).parent.mkdir(exist_ok=True)
     shutil.copy(folder.root / path, folder.root / target)
     if target.parts[0] != 'masks':
-        folder.truth[target.as_posix()] = (folder.truth[path.as_posix()][0] if len(target.parts) > 1 else None, [])
+        split, boxes = folder.truth[path.as_posix()]
+        folder.truth[target.as_posix()] = (split if len(target.parts) > 1 else None, boxes)
 
 
 def double_label(folder, rng):
@@ -336,7 +337,9 @@ def check(folder, out_dir):
     lost = {path for path in folder.images() if path not in found and Path(path).suffix.lower() in SUFFIXES} - unused
     assert not lost, f'not used without a word: {lost}'
     for label, image in folder.labels.items():
-        if (folder.root / label).is_file() and Path(label).suffix.lower() == '.txt' and image in bare:
+        # A copy of the image of the same stem may have it.
+        is_read = any(Path(path).stem == Path(label).stem and path not in bare for path in found)
+        if (folder.root / label).is_file() and Path(label).suffix.lower() == '.txt' and image in bare and not is_read:
             assert label in unused, f'a label is not used without a word: {label}'
 
 
