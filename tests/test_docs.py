@@ -205,7 +205,7 @@ class Sandbox:
             ).stdout  # fmt: skip
         else:
             assert words.pop(0) == 'python', f'tests/test_docs.py does not know how to run: {line}'
-        # Of a whole set the doctor warns here: all splits have the same images.
+        # The doctor warns of a whole set here: all splits have the same images.
         is_warned = words[0] == 'tools/check_dataset.py' and '--ann' not in words
         printed = tool(
             words[0].removeprefix('tools/'),

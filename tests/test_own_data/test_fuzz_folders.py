@@ -26,7 +26,7 @@ from yolov7_simple.own_data.folder import read_own_data
 from yolov7_simple.own_data.label_formats import READERS
 from yolov7_simple.runtime.errors import InputError
 
-NUM_EXAMPLES = int(os.environ.get('YOLOV7_FUZZ', 120))
+NUM_EXAMPLES = int(os.environ.get('YOLOV7_FUZZ', 100))
 NAMES = {3: 'Crème brûlée 3', 6: 'photo (6)', 1: 'val_1'}  # of some photographs: accents, blanks, another split's word
 PHOTOS = [photo.renamed(NAMES.get(i, photo.stem)) for i, photo in enumerate(photos(8))]
 SPLITS = {'train': PHOTOS[:5], 'val': PHOTOS[5:]}
@@ -41,7 +41,7 @@ def write_coco_folder(folder, splits):
 
 def write_voc_folder(folder, splits):
     for split, part in splits.items():
-        write_voc(folder / split, [part], '', '')
+        write_voc(folder, [part], f'{split}/images', f'{split}/annotations')
 
 
 def write_labelme_folder(folder, splits):
@@ -52,8 +52,8 @@ def write_labelme_folder(folder, splits):
 # Form -> what writes it, and its label file of an image; None: one is for all images of a split.
 FORMS = {
     'YOLO': (write_yolo, lambda split, stem: f'labels/{split}/{stem}.txt', 'images/{}/{}.jpg'),
+    'VOC': (write_voc_folder, lambda split, stem: f'{split}/annotations/{stem}.xml', '{}/images/{}.jpg'),
     'COCO': (write_coco_folder, None, '{}/{}.jpg'),
-    'VOC': (write_voc_folder, lambda split, stem: f'{split}/{stem}.xml', '{}/{}.jpg'),
     'labelme': (write_labelme_folder, lambda split, stem: f'{split}/{stem}.json', '{}/{}.jpg'),
 }
 SUFFIXES = ('.jpg', '.png')
@@ -87,8 +87,9 @@ class Folder:
         return sorted(path for path in self.truth if (self.root / path).is_file())
 
     def texts(self):
-        """Label files with a line a box, and their lines."""
-        found = {path: (self.root / path).read_bytes() for path in self.labels if (self.root / path).is_file()}
+        """Label files with a line a box, and their content."""
+        paths = (path for path in self.labels if path.endswith('.txt') and (self.root / path).is_file())
+        found = {path: (self.root / path).read_bytes() for path in paths}
         return {path: data for path, data in sorted(found.items()) if data.isascii() and data.endswith(b'\n')}
 
     def move(self, path, target):
@@ -184,7 +185,7 @@ def truncate(folder, rng):
     """Cut any file; a label either at the end of a line, which nobody can tell, or before its last number."""
     path = rng.choice(folder.files())
     data = (folder.root / path).read_bytes()
-    if path in folder.labels:
+    if path in folder.labels and path.endswith('.txt'):
         if path not in folder.texts():
             return
         lines = [line for line in data.split(b'\n') if line.strip()]
@@ -351,9 +352,11 @@ def check(folder, out_dir):
     lost = {path for path in folder.images() if path not in found and Path(path).suffix.lower() in SUFFIXES} - unused
     assert not lost, f'not used without a word: {lost}'
     for label, image in folder.labels.items():
-        # A copy of the image of the same stem may have it.
-        is_read = any(Path(path).stem == Path(label).stem and path not in bare for path in found)
-        if (folder.root / label).is_file() and Path(label).suffix.lower() == '.txt' and image in bare and not is_read:
+        # Perhaps by a copy of its image, or it is left out with one.
+        used = {*found, *data.findings.unused.get('images of no split', [])} - set(bare)
+        is_used = any(Path(path).stem == Path(label).stem for path in used)
+        is_there = (folder.root / label).is_file() and Path(label).suffix.lower() in ('.txt', '.xml')
+        if is_there and not is_used and (image in bare or image not in found):
             assert label in unused, f'a label is not used without a word: {label}'
 
 
