@@ -8,7 +8,7 @@ from ..findings import Findings
 from ..labels import Labels
 from ..names import split_of_file
 from .collector import Collector
-from .documents import field, json_files, read_document, to_number
+from .documents import json_files, member, read_document, to_number
 
 
 def read_createml(files: Files, findings: Findings) -> Labels | None:
@@ -25,7 +25,7 @@ def read_createml(files: Files, findings: Findings) -> Labels | None:
             continue
         split = split_of_file(file)
         for i, record in enumerate(content, 1):
-            annotations = field(record, 'annotations', list, f'{file}, record {i}')
+            annotations = member(record, 'annotations', list, f'{file}, record {i}')
             name = record.get('image') or record.get('imagefilename')
             if not isinstance(name, str):
                 raise InputError(f'{file}, record {i}: image must be a text')
@@ -33,7 +33,7 @@ def read_createml(files: Files, findings: Findings) -> Labels | None:
             boxes = []
             for k, one in enumerate(annotations, 1):
                 where = f'{place}, annotation {k}'
-                coordinates = field(one, 'coordinates', dict, where)
+                coordinates = member(one, 'coordinates', dict, where)
                 x, y, w, h = (to_number(coordinates.get(key), key, where) for key in ('x', 'y', 'width', 'height'))
                 boxes.append(collector.box(where, one.get('label'), (x - w / 2, y - h / 2, x + w / 2, y + h / 2)))
             collector.add(files.find_image(name, file, split), boxes, place, split=split)

@@ -12,7 +12,7 @@ from ..findings import Findings
 from ..labels import Labels
 from ..names import split_of_file
 from .collector import Collector
-from .documents import field, json_files, points_of, quote, read_document
+from .documents import json_files, member, points_of, quote, read_document
 from .shapes import XYXY, box_around
 
 DATUMARO_WITHOUT_AREA = {
@@ -37,13 +37,13 @@ def read_datumaro(files: Files, findings: Findings) -> Labels | None:
         categories = content.get('categories') if isinstance(content, dict) else None
         if 'items' not in content or not isinstance(categories, dict):
             continue  # of another tool
-        labels = field(categories, 'label', dict, file)
-        own = [field(one, 'name', str, f'{file}, labels') for one in field(labels, 'labels', list, file)]
+        labels = member(categories, 'label', dict, file)
+        own = [member(one, 'name', str, f'{file}, labels') for one in member(labels, 'labels', list, file)]
         if classes is not None and own != classes:
             raise InputError(f'{files.path(file)}: has other classes than {sources[0]}, or another order')
         classes = own
         split = split_of_file(file)
-        for i, item in enumerate(field(content, 'items', list, file), 1):
+        for i, item in enumerate(member(content, 'items', list, file), 1):
             read_item(item, f'{file}, item {i}', file, split, own, collector)
     return collector.labels(sources[0] if sources else '', classes)
 
@@ -54,16 +54,16 @@ def read_item(item: Any, place: str, file: str, split: str | None, classes: list
     Raises:
         InputError: An annotation cannot be read.
     """
-    annotations = field(item, 'annotations', list, place)
+    annotations = member(item, 'annotations', list, place)
     media = item.get('image') or item.get('media') or {}
     name = media.get('path') or item.get('id') if isinstance(media, dict) else item.get('id')
-    name = field({'path': name}, 'path', str, place)
+    name = member({'path': name}, 'path', str, place)
     size = media.get('size') if isinstance(media, dict) else None
     stated = None if not size else tuple(reversed(points_of([size], place)[0]))
     boxes = []
     for i, one in enumerate(annotations, 1):
         where = f'{place}, annotation {i}'
-        kind = field(one, 'type', str, where)
+        kind = member(one, 'type', str, where)
         if kind in DATUMARO_WITHOUT_AREA:
             collector.leave_out(DATUMARO_WITHOUT_AREA[kind], where)
             continue
@@ -83,12 +83,12 @@ def box_of_annotation(kind: str, one: dict, where: str) -> XYXY:
         InputError: It is of a kind that is not known, or cannot be read.
     """
     if kind == 'bbox':
-        ((x, y), (w, h)) = points_of(pairs(field(one, 'bbox', list, where)), where, 2)
+        ((x, y), (w, h)) = points_of(pairs(member(one, 'bbox', list, where)), where, 2)
         return x, y, x + w, y + h
     if kind == 'polygon':
-        return box_around(points_of(pairs(field(one, 'points', list, where)), where, 3))
+        return box_around(points_of(pairs(member(one, 'points', list, where)), where, 3))
     if kind == 'mask':
-        rle = field(one, 'rle', dict, where)
+        rle = member(one, 'rle', dict, where)
         try:
             counts, size = rle['counts'], [int(side) for side in rle['size']]
             rle = coco_mask.frPyObjects({'counts': counts, 'size': size}, *size) if isinstance(counts, list) else {

@@ -134,7 +134,7 @@ def to_number(value: Any, what: str, where: str) -> float:
     return result
 
 
-def field(record: Any, key: str, kind: type, where: str) -> Any:
+def member(record: Any, key: str, kind: type, where: str) -> Any:
     """A value of a JSON object.
 
     Raises:

@@ -12,7 +12,7 @@ from ..findings import Findings
 from ..labels import Labels
 from ..names import split_of_file
 from .collector import Collector
-from .documents import field, json_files, points_of, quote, read_document, to_number
+from .documents import json_files, member, points_of, quote, read_document, to_number
 from .shapes import XYXY, box_around, box_of_ellipse, box_of_rotated
 
 SHAPES = ('rectangle', 'polygon', 'ellipse')
@@ -54,12 +54,12 @@ def read_task(task: Any, file: str, place: str, collector: Collector) -> None:
     Raises:
         InputError: It cannot be read, or several annotated it.
     """
-    data = field(task, 'data', dict, place)
+    data = member(task, 'data', dict, place)
     annotations = task.get('annotations', task.get('completions', []))
     annotations = [
         one
-        for one in field({'annotations': annotations}, 'annotations', list, place)
-        if not field({'annotation': one}, 'annotation', dict, place).get('was_cancelled')
+        for one in member({'annotations': annotations}, 'annotations', list, place)
+        if not member({'annotation': one}, 'annotation', dict, place).get('was_cancelled')
     ]
     annotations = [one for one in annotations if one.get('ground_truth')] or annotations
     if not annotations:
@@ -70,7 +70,7 @@ def read_task(task: Any, file: str, place: str, collector: Collector) -> None:
             f'{place}: has {len(annotations)} annotations. Mark the one that counts as ground truth, or delete '
             'the others'
         )
-    results = field(annotations[0], 'result', list, place)
+    results = member(annotations[0], 'result', list, place)
     names = (
         [data['image']]
         if isinstance(data.get('image'), str)
@@ -85,7 +85,7 @@ def read_task(task: Any, file: str, place: str, collector: Collector) -> None:
     named = {one.get('id') for one in results if isinstance(one, dict) and str(one.get('type', '')).endswith('labels')}
     for i, result in enumerate(results, 1):
         where = f'{place}, result {i}'
-        kind = field({'result': result}, 'result', dict, where).get('type')
+        kind = member({'result': result}, 'result', dict, where).get('type')
         if kind in LABEL_STUDIO_WITHOUT_AREA:
             collector.leave_out(LABEL_STUDIO_WITHOUT_AREA[kind], where)
             continue
@@ -95,7 +95,7 @@ def read_task(task: Any, file: str, place: str, collector: Collector) -> None:
             raise InputError(f'{where}: masks of a brush are not read; export the project as "COCO with masks"')
         if kind not in (*SHAPES, *(f'{shape}labels' for shape in SHAPES), 'labels'):
             continue  # a choice, a text or a relation
-        value = field(result, 'value', dict, where)
+        value = member(result, 'value', dict, where)
         size = tuple(to_number(result.get(f'original_{key}'), f'original_{key}', where) for key in ('width', 'height'))
         sizes.add(size)
         labels = value.get(kind)

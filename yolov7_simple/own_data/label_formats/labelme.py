@@ -15,7 +15,7 @@ from ..findings import Findings
 from ..labels import Box, Labels
 from ..names import with_suffix
 from .collector import Collector
-from .documents import field, json_files, points_of, quote, read_document, to_number
+from .documents import json_files, member, points_of, quote, read_document, to_number
 from .shapes import XYXY, box_around
 
 # Fewest points of the shapes that have an area; more may be there, such as all four corners of a rectangle.
@@ -82,7 +82,7 @@ def read_shapes(content: dict, file: str, collector: Collector) -> Iterator[Box 
         InputError: A shape cannot be read.
     """
     groups: dict[tuple, list[tuple[str, XYXY]]] = {}
-    for i, shape in enumerate(field(content, 'shapes', list, file)):
+    for i, shape in enumerate(member(content, 'shapes', list, file)):
         where = f'{file}, shape {i + 1}'
         corners = box_of_shape(shape, where, collector)
         if corners is not None:
@@ -103,7 +103,7 @@ def box_of_shape(shape: Any, where: str, collector: Collector) -> XYXY | None:
     Raises:
         InputError: It is of a kind that is not known, or its points cannot be read.
     """
-    field({'shape': shape}, 'shape', dict, where)
+    member({'shape': shape}, 'shape', dict, where)
     kind = shape.get('shape_type') or 'polygon'  # labelme before 3.5 had but these
     if kind in LABELME_WITHOUT_AREA:
         collector.leave_out(LABELME_WITHOUT_AREA[kind], where)

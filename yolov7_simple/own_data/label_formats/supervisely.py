@@ -16,7 +16,7 @@ from ..findings import Findings
 from ..labels import Labels
 from ..names import split_in
 from .collector import Collector
-from .documents import field, json_files, points_of, quote, read_document, to_number
+from .documents import json_files, member, points_of, quote, read_document, to_number
 from .shapes import XYXY, box_around
 
 SUPERVISELY_WITHOUT_AREA = {'point': 'points', 'line': 'lines', 'graph': 'skeletons'}
@@ -37,15 +37,15 @@ def read_supervisely(files: Files, findings: Findings) -> Labels | None:
     ] if metas else []  # fmt: skip
     classes: list[str] = []
     for file in metas:
-        for i, one in enumerate(field(read_document(files, file), 'classes', list, file), 1):
-            title = field(one, 'title', str, f'{file}, class {i}')
+        for i, one in enumerate(member(read_document(files, file), 'classes', list, file), 1):
+            title = member(one, 'title', str, f'{file}, class {i}')
             classes += [title] if title not in classes else []
     pairs = collector.pair({file: [] for file in labels})
     for file in labels:
         content = read_document(files, file)
-        size = field(content, 'size', dict, file)
+        size = member(content, 'size', dict, file)
         boxes = []
-        for i, one in enumerate(field(content, 'objects', list, file), 1):
+        for i, one in enumerate(member(content, 'objects', list, file), 1):
             where = f'{file}, object {i}'
             corners = box_of_figure(one, where, collector)
             boxes.append(corners and collector.box(where, one.get('classTitle'), corners))
@@ -62,18 +62,18 @@ def box_of_figure(figure: Any, where: str, collector: Collector) -> XYXY | None:
     Raises:
         InputError: It is of a kind that is not known, or cannot be read.
     """
-    kind = field(figure, 'geometryType', str, where)
+    kind = member(figure, 'geometryType', str, where)
     if kind in SUPERVISELY_WITHOUT_AREA:
         collector.leave_out(SUPERVISELY_WITHOUT_AREA[kind], where)
         return None
     if kind in ('rectangle', 'polygon'):
-        points = points_of(field(figure, 'points', dict, where).get('exterior'), where, 2)
+        points = points_of(member(figure, 'points', dict, where).get('exterior'), where, 2)
         return box_around(points)
     if kind == 'bitmap':
-        bitmap = field(figure, 'bitmap', dict, where)
+        bitmap = member(figure, 'bitmap', dict, where)
         ((x, y),) = points_of([bitmap.get('origin')], where)
         try:
-            data = zlib.decompress(base64.b64decode(field(bitmap, 'data', str, where)))
+            data = zlib.decompress(base64.b64decode(member(bitmap, 'data', str, where)))
             with Image.open(io.BytesIO(data)) as image:
                 width, height = image.size
         except (OSError, ValueError, zlib.error) as error:

@@ -14,7 +14,7 @@ from ..findings import Findings
 from ..labels import Labels
 from ..names import split_of_file, with_suffix
 from .collector import ONLY_CLASS, Collector
-from .documents import field, json_files, points_of, quote, read_document, read_text, to_number
+from .documents import json_files, member, points_of, quote, read_document, read_text, to_number
 from .shapes import XYXY, box_around, box_of_ellipse
 
 VIA_WITHOUT_AREA = {'point': 'points', 'polyline': 'lines'}
@@ -64,22 +64,24 @@ def read_via_json(content: Any, file: str) -> Iterator[tuple[str, list[Region]]]
     images = content.get('_via_img_metadata', content)
     if images is content and not any(map(is_image, content.values())):
         return
-    for key, image in field({'images': images}, 'images', dict, file).items():
+    for key, image in member({'images': images}, 'images', dict, file).items():
         if not is_image(image):
             raise InputError(f'{file}: {quote(key)} is not an image with a filename and regions, as VIA has them')
         place = f'{file}, image {key}'
-        name = field(image, 'filename', str, place)
+        name = member(image, 'filename', str, place)
         regions = image.get('regions') or []
         regions = (
-            list(regions.values()) if isinstance(regions, dict) else field({'regions': regions}, 'regions', list, place)
+            list(regions.values())
+            if isinstance(regions, dict)
+            else member({'regions': regions}, 'regions', list, place)
         )
         yield (
             name,
             [
                 Region(
                     where := f'{place}, region {i}',
-                    field(region, 'shape_attributes', dict, where),
-                    field(region, 'region_attributes', dict, where),
+                    member(region, 'shape_attributes', dict, where),
+                    member(region, 'region_attributes', dict, where),
                 )
                 for i, region in enumerate(regions, 1)
             ],
@@ -111,9 +113,9 @@ def read_via_csv(files: Files, file: str) -> Iterator[tuple[str, list[Region]]]:
             )
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise InputError(f'{where}: the attributes of its region cannot be read: {error}') from error
-        regions = images.setdefault(field({'filename': name}, 'filename', str, where), [])
+        regions = images.setdefault(member({'filename': name}, 'filename', str, where), [])
         if shape:
-            field({'shape': shape, 'attributes': attributes}, 'attributes', dict, where)
+            member({'shape': shape, 'attributes': attributes}, 'attributes', dict, where)
             regions.append(Region(where, shape, attributes))
     yield from images.items()
 
@@ -159,7 +161,7 @@ def box_of_region(region: Region, collector: Collector) -> XYXY | None:
         case 'ellipse':
             return box_of_ellipse(*values('cx', 'cy', 'rx', 'ry'), to_number(shape.get('theta') or 0, 'theta', where))
         case 'polygon' | 'polygone':
-            xs, ys = (field(shape, f'all_points_{axis}', list, where) for axis in 'xy')
+            xs, ys = (member(shape, f'all_points_{axis}', list, where) for axis in 'xy')
             if len(xs) != len(ys):
                 raise InputError(f'{where}: has {len(xs)} x and {len(ys)} y of its points')
             return box_around(points_of([list(pair) for pair in zip(xs, ys)], where, 2))
