@@ -113,12 +113,19 @@ def test_trainval_beside_train_and_val_is_their_sum(tmp_path):
     check(folder, train=TRAIN, val=VAL)
 
 
-def test_an_image_in_two_lists_is_named(tmp_path):
+def test_an_image_in_two_lists_is_in_both_splits_and_named(tmp_path):
     folder = write_one_folder(tmp_path / 'data', [*TRAIN, *VAL])
     write_text(folder / 'train.txt', lines(TRAIN))
     write_text(folder / 'val.txt', lines([*VAL, TRAIN[0]]))
-    with pytest.raises(InputError, match=r'photo_00\.jpg: is in the lists for train and for val'):
-        read(folder)
+    data = check(folder, train=TRAIN, val=[*VAL, TRAIN[0]])
+    assert any('1 images are in more than one split' in line and 'photo_00' in line for line in data.findings.lines())
+
+
+def test_val_may_be_train_as_in_coco128(tmp_path):
+    folder = write_yolo(tmp_path / 'data', {'train2017': TRAIN}, yaml='')
+    write_text(folder / 'data.yaml', f'train: images/train2017\nval: images/train2017\n{NAMES}')
+    data = check(folder, train=TRAIN, val=TRAIN)
+    assert any('5 images are in more than one split' in line for line in data.findings.lines())
 
 
 def test_what_a_list_names_and_is_not_there_is_said(tmp_path):

@@ -27,7 +27,7 @@ Whole = Annotated[int, msgspec.Meta(gt=-(2**63), le=2**63 - 1)]
 Number = Annotated[float, msgspec.Meta(ge=-MAX_NUMBER, le=MAX_NUMBER)]
 Flag = Annotated[int, msgspec.Meta(ge=0, le=1)] | bool
 Sides = Annotated[list[Number], msgspec.Meta(min_length=4, max_length=4)]
-Image = TypedDict('Image', dict.fromkeys(('id', 'file_name', 'width', 'height'), Any), total=False)
+ImageRecord = TypedDict('ImageRecord', dict.fromkeys(('id', 'file_name', 'width', 'height'), Any), total=False)
 Category = TypedDict('Category', dict.fromkeys(('id', 'name'), Any), total=False)
 
 
@@ -138,7 +138,7 @@ def read_annotations(path: str, evaluated: bool, backend_args: dict | None = Non
         with get_local_path(path, backend_args=backend_args) as local_path:
             lists, annotations = read_lists(local_path, Annotation)
         content = {
-            'images': msgspec.json.decode(lists.images, type=list[Image]),
+            'images': msgspec.json.decode(lists.images, type=list[ImageRecord]),
             'annotations': annotations,
             'categories': msgspec.json.decode(lists.categories, type=list[Category]),
         }

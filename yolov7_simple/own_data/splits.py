@@ -59,7 +59,7 @@ def splits_of_lists(files: Files, findings: Findings, labels: Iterable[str] = ()
         labels: Files that are known to be labels and no lists.
 
     Returns:
-        Image -> split. A list of all that is trained and validated on counts for what is in none for the one or other.
+        Image -> splits, joined by commas. A list of all that is trained and validated on counts for what is in none for the one or other.
 
     Raises:
         InputError: An image is in two of them.
@@ -87,9 +87,15 @@ def splits_of_lists(files: Files, findings: Findings, labels: Iterable[str] = ()
     splits: dict[str, str] = {}
     for split, images in lists.items():
         for image in images:
-            if splits.setdefault(image, split) != split:
-                raise InputError(f'{files.path(image)}: is in the lists for {splits[image]} and for {split}')
+            add_split(splits, image, split)
     return splits
+
+
+def add_split(splits: dict[str, str], image: str, split: str) -> None:
+    """Note that an image is for a split, perhaps for another one as well: coco128's data.yaml trains on its val images."""
+    known = splits.get(image, '').split(',')
+    if split not in known:
+        splits[image] = ','.join(filter(None, [*known, split]))
 
 
 def decide_splits(
@@ -102,7 +108,7 @@ def decide_splits(
 
     Args:
         images: All that are labelled.
-        declared: Image -> split.
+        declared: Image -> split, or several joined by commas.
         findings: Told how it was decided.
         root: Of the folder, for messages.
 
@@ -131,8 +137,15 @@ def decide_splits(
         chosen, how = dict.fromkeys(paths, 'train'), 'all images are in one place'
     parts: dict[str, list[LabelledImage]] = {}
     for image in images:
-        parts.setdefault(chosen[image.image] or '', []).append(image)
+        for split in (chosen[image.image] or '').split(','):
+            parts.setdefault(split, []).append(image)
     findings.leave_out('images of no split', [image.image for image in parts.pop('', [])])
+    several = [path for path, splits in chosen.items() if splits and ',' in splits]
+    if several:
+        findings.remark(
+            f'{len(several)} images are in more than one split, so that what is measured on them says little: '
+            f'{examples(several, NUM_NAMED)}'
+        )
     parts['train'] = parts.get('train', []) + parts.pop('trainval', [])
     if not parts['train']:
         counts = Counter(filter(None, chosen.values()))

@@ -9,8 +9,9 @@ from pathlib import Path, PurePosixPath
 from ...runtime.errors import InputError, examples
 from ..files import Files, num_common_folders
 from ..findings import NUM_NAMED, Findings
-from ..labels import Labels
+from ..labels import LabelledImage, Labels
 from ..names import SPLIT_WORDS, parts_of, split_of_file, with_suffix, words_of
+from ..splits import add_split
 from .coco_part import CocoPart, read_part
 from .coco_records import CocoFile, open_coco
 
@@ -38,17 +39,14 @@ def read_coco(files: Files, findings: Findings) -> Labels | None:
         raise InputError(f'{files.root}: nothing to train on: by its name {told}{more}')
     parts = {split: read_part(files, coco, split, findings) for split, coco in chosen.items()}
     splits: dict[str, str] = {}
-    owners: dict[str, str] = {}
+    images: dict[str, LabelledImage] = {}
     for split, part in parts.items():
         for one in part.images:
-            if one.image in owners:
-                raise InputError(
-                    f'{files.path(one.image)}: is in {owners[one.image]} and in {part.coco.file}: an image may be in '
-                    'one split only'
-                )
-            owners[one.image] = part.coco.file
+            known = images.setdefault(one.image, one)
+            if sorted(known.boxes) != sorted(one.boxes):
+                raise InputError(f'{files.path(one.image)}: {part.coco.file} has other boxes of it than {known.label}')
             if split is not None:
-                splits[one.image] = split
+                add_split(splits, one.image, split)
     first, *more = parts.values()
     for other in more:
         check_categories(first, other, findings)
@@ -57,8 +55,7 @@ def read_coco(files: Files, findings: Findings) -> Labels | None:
         for split, part in parts.items():
             if part.img_dir is not None and tuple(n for n in part.names if n in first.names) == first.names:
                 originals[split] = (Path(part.coco.path), part.img_dir)
-    images = [one for part in parts.values() for one in part.images]
-    return Labels('COCO', images, first.names, splits, first.coco.file, originals=originals)
+    return Labels('COCO', list(images.values()), first.names, splits, first.coco.file, originals=originals)
 
 
 def by_split(opened: Sequence[CocoFile], files: Files, findings: Findings) -> dict[str | None, CocoFile]:

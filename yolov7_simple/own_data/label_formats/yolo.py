@@ -16,7 +16,7 @@ from ..findings import NUM_NAMED, Findings
 from ..labels import Box, LabelledImage, Labels
 from ..names import BACKGROUND_WORDS, LABEL_FOLDERS, normalize, parts_of, split_in, with_suffix, words_of
 from ..sizes import read_headers
-from ..splits import images_of_list, read_lines, splits_of_lists
+from ..splits import add_split, images_of_list, read_lines, splits_of_lists
 
 # Fractions reach beyond 1 where an object is cut by the border; numbers beyond this are pixels.
 MAX_FRACTION = 2.0
@@ -316,9 +316,8 @@ def splits_of_config(files: Files, config: tuple[str, dict], findings: Findings)
             if images is None:
                 findings.remark(f'{file}: {key}: {place} is not there')
             for image in images or ():
-                if splits.setdefault(image, split) != split:
-                    raise InputError(f'{files.path(image)}: {file} has it for {splits[image]} and for {split}')
-    return splits if 'train' in splits.values() else {}
+                add_split(splits, image, split)
+    return splits if any('train' in names.split(',') for names in splits.values()) else {}
 
 
 def images_at(files: Files, place: str, folder: PurePosixPath, findings: Findings) -> list[str] | None:
