@@ -427,7 +427,10 @@ def test_images_of_one_name_in_two_splits(tmp_path):
     data = read(tmp_path / 'data')
     assert boxes_of(data, 'val') == {photo.stem: sorted(photo.boxes) for photo in val}
     (tmp_path / 'data' / 'val2017' / jpg(val[0])).unlink()
-    with pytest.raises(InputError, match=r'photo_00\.jpg: is in .*instances_train2017.json and in .*instances_val2017'):
+    with pytest.raises(InputError, match=r'instances_val2017\.json: 1 of its 3 images are missing'):
+        read(tmp_path / 'data')
+    shutil.rmtree(tmp_path / 'data' / 'val2017')
+    with pytest.raises(InputError, match=r'the folder of its own images is missing'):
         read(tmp_path / 'data')
 
 
@@ -458,9 +461,12 @@ def test_files_beyond_the_splits_are_named(tmp_path):
     assert list(data.findings.unused.values()) == [['all.json'], ['trainval.json']]
 
 
-def test_an_image_of_two_splits_is_refused(tmp_path):
+def test_an_image_of_two_splits_is_said_and_refused_with_other_boxes(tmp_path):
     write_coco(tmp_path / 'data', val=VAL + TRAIN[:1])
-    with pytest.raises(InputError, match=r'photo_00\.jpg: is in annotations/train.json and in annotations/val.json'):
+    data = check(tmp_path / 'data', train=TRAIN, val=VAL + TRAIN[:1])
+    assert any('1 images are in more than one split' in line for line in data.findings.lines())
+    write_coco(tmp_path / 'data', val=[*VAL, TRAIN[0]._replace(boxes=TRAIN[0].boxes[:1])])
+    with pytest.raises(InputError, match=r'photo_00\.jpg: is the image of .*train\.json.*, with other boxes'):
         read(tmp_path / 'data')
 
 
@@ -495,8 +501,7 @@ def test_val_may_have_fewer_classes(tmp_path):
 
     write_coco(tmp_path / 'data', unchanged, change)
     val = [photo._replace(boxes=tuple(box for box in photo.boxes if box[0] != 'owl')) for photo in VAL]
-    data = check(tmp_path / 'data', train=TRAIN, val=val)
-    assert any(line == 'val: 1 classes have no box: owl' for line in data.findings.lines())
+    check(tmp_path / 'data', train=TRAIN, val=val)
 
 
 def test_a_category_that_heads_the_others_stays_if_it_has_boxes(tmp_path):

@@ -44,8 +44,8 @@ class Labels(NamedTuple):
         form: Name of the format, such as 'YOLO'.
         images: Each image once.
         classes: Names in their declared order; None: none is declared, they are sorted.
-        splits: Image -> 'train', 'val', 'test' or 'trainval', several joined by commas, where the format's own files declare
-            it.
+        splits: Image -> 'train', 'val', 'test' or 'trainval', several joined by commas, where the format's own files
+            declare it.
         source: What a user would call these labels, to name them when two formats are found: a file or a folder.
         is_declared: The folder itself says that it is of this format, as ``data.yaml`` does for YOLO.
         originals: Split -> annotation file in COCO's form that can be used as it is, and the folder of its images.

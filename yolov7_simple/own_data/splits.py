@@ -59,10 +59,8 @@ def splits_of_lists(files: Files, findings: Findings, labels: Iterable[str] = ()
         labels: Files that are known to be labels and no lists.
 
     Returns:
-        Image -> splits, joined by commas. A list of all that is trained and validated on counts for what is in none for the one or other.
-
-    Raises:
-        InputError: An image is in two of them.
+        Image -> splits, joined by commas. A list of all that is trained and validated on counts for what is in none for
+        the one or other.
     """
     known = set(labels)
     # 'train' alone, not 'train labels' or 'cat_train', which VOC has for each class.
@@ -92,7 +90,7 @@ def splits_of_lists(files: Files, findings: Findings, labels: Iterable[str] = ()
 
 
 def add_split(splits: dict[str, str], image: str, split: str) -> None:
-    """Note that an image is for a split, perhaps for another one as well: coco128's data.yaml trains on its val images."""
+    """Note that an image is for a split, perhaps for another as well: coco128's data.yaml trains on its val images."""
     known = splits.get(image, '').split(',')
     if split not in known:
         splits[image] = ','.join(filter(None, [*known, split]))

@@ -10,7 +10,7 @@ from ...runtime.errors import InputError, examples
 from ..files import Files, num_common_folders
 from ..findings import NUM_NAMED, Findings
 from ..labels import LabelledImage, Labels
-from ..names import SPLIT_WORDS, parts_of, split_of_file, with_suffix, words_of
+from ..names import SPLIT_WORDS, parts_of, split_of_file, split_of_folders, with_suffix, words_of
 from ..splits import add_split
 from .coco_part import CocoPart, read_part
 from .coco_records import CocoFile, open_coco
@@ -43,8 +43,12 @@ def read_coco(files: Files, findings: Findings) -> Labels | None:
     for split, part in parts.items():
         for one in part.images:
             known = images.setdefault(one.image, one)
-            if sorted(known.boxes) != sorted(one.boxes):
-                raise InputError(f'{files.path(one.image)}: {part.coco.file} has other boxes of it than {known.label}')
+            is_strange = split_of_folders(one.image) not in (None, split)
+            if known is not one and (is_strange or sorted(known.boxes) != sorted(one.boxes)):
+                raise InputError(
+                    f'{files.path(one.image)}: is the image of {known.label}, but {part.coco.file} names it too'
+                    + (': the folder of its own images is missing' if is_strange else ', with other boxes')
+                )
             if split is not None:
                 add_split(splits, one.image, split)
     first, *more = parts.values()

@@ -17,7 +17,7 @@ from ...runtime.errors import InputError, examples
 from ..files import Files
 from ..findings import NUM_NAMED, Findings
 from ..labels import Box, LabelledImage
-from ..names import name_variants, normalize
+from ..names import name_variants, normalize, split_of_folders
 from .coco_records import (
     CocoFile,
     RawAnnotation,
@@ -109,9 +109,12 @@ def find_images(
             img_dirs.add(path[: -len(name)] if is_exact else None)
             if not is_exact:
                 findings.repair('file names that are written in another way than the file is', f'{coco.file}: {name}')
+    if split in {split_of_folders(path) for path in paths if path is not None}:
+        # Where some lie in the folder of their split, one of the same name in the folder of another is not theirs.
+        paths = [None if path and split_of_folders(path) not in (None, split) else path for path in paths]
     missing = [record.file_name for record, path in zip(records, paths) if path is None]
     if missing:
-        bases = {normalize(PurePosixPath(name).name) for name in files.names}
+        bases = {normalize(PurePosixPath(name).name) for name in set(files.names) - set(files.images)}
         foreign = [name for name in missing if normalize(next(name_variants(name), ('',))[-1]) in bases]
         if foreign:
             raise InputError(f'{coco.path}: {foreign[0]} is there, but is no kind of image that can be read')
