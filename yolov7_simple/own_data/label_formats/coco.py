@@ -43,7 +43,7 @@ def read_coco(files: Files, findings: Findings) -> Labels | None:
     for split, part in parts.items():
         for one in part.images:
             known = images.setdefault(one.image, one)
-            is_strange = split_of_folders(one.image) not in (None, split)
+            is_strange = split_of_folders(one.image) is not None  # the folder of one split holds those of no other
             if known is not one and (is_strange or sorted(known.boxes) != sorted(one.boxes)):
                 raise InputError(
                     f'{files.path(one.image)}: is the image of {known.label}, but {part.coco.file} names it too'
