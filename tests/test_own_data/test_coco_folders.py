@@ -501,7 +501,9 @@ def test_val_may_have_fewer_classes(tmp_path):
 
     write_coco(tmp_path / 'data', unchanged, change)
     val = [photo._replace(boxes=tuple(box for box in photo.boxes if box[0] != 'owl')) for photo in VAL]
-    check(tmp_path / 'data', train=TRAIN, val=val)
+    data = check(tmp_path / 'data', train=TRAIN, val=val)
+    # Training needs all classes in each file, in the same order.
+    assert data.splits['val'].ann_file.parent.name == 'own_data'
 
 
 def test_a_category_that_heads_the_others_stays_if_it_has_boxes(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import os
 import re
-from itertools import islice
+from itertools import chain, islice
 from typing import Annotated, Any, TypedDict
 
 import msgspec
@@ -16,6 +16,7 @@ from .annotation_checks import MAX_NUMBER, AnnotationError, find_problem, read_j
 from .loading import BAR
 
 PIECE = 1 << 24  # bytes that are read at once
+TAIL = 1 << 16  # of a piece, where an annotation most probably ends
 MAX_TRIES = 4
 START = re.compile(rb'"annotations"\s*:\s*\[')
 EMPTY = re.compile(rb'\s*\]')
@@ -115,7 +116,8 @@ def decode_piece(decoder: msgspec.json.Decoder, text: bytes) -> tuple[list, re.M
     Returns:
         The annotations, and the mark behind the last, :data:`BETWEEN` or :data:`LAST`; None: none is whole.
     """
-    for mark in (*reversed([*BETWEEN.finditer(text)][-MAX_TRIES:]), *islice(LAST.finditer(text), MAX_TRIES)):
+    between = [*BETWEEN.finditer(text, max(0, len(text) - TAIL))] or [*BETWEEN.finditer(text)]
+    for mark in chain(between[: -MAX_TRIES - 1 : -1], islice(LAST.finditer(text), MAX_TRIES)):
         try:
             return decoder.decode(b'[%b}]' % text[: mark.start()]), mark
         except msgspec.DecodeError:

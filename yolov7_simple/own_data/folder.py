@@ -105,6 +105,7 @@ def read_labels(files: Files, findings: Findings) -> Labels:
         InputError: There are none, or labels of two formats, of which none is declared.
     """
     found: list[tuple[Labels, Findings]] = []
+    reasons: list[str] = []  # why a format was not found
     for read in READERS.values():
         own = Findings()
         try:
@@ -116,12 +117,11 @@ def read_labels(files: Files, findings: Findings) -> Labels:
         if labels is not None:
             found.append((labels, own))
         else:
-            for text in own.remarks:
-                findings.remark(text)
+            reasons += own.remarks
     if not found:
         raise InputError(
             f'{files.root}: no labels found among its {len(files.names)} files, {len(files.images)} of them images; '
-            f'read are {", ".join(READERS)}' + ''.join(f'; {text}' for text in findings.remarks)
+            f'read are {", ".join(READERS)}' + ''.join(f'; {text}' for text in reasons)
         )
     chosen = [one for one in found if one[0].is_declared] or found
     if len(chosen) > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import posixpath
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -54,7 +55,7 @@ def words_of(text: str) -> list[str]:
 
 def with_suffix(files: Iterable[str], suffixes: Iterable[str]) -> list[str]:
     """Those with one of some suffixes."""
-    return [file for file in files if PurePosixPath(file).suffix.lower() in suffixes]
+    return [file for file in files if posixpath.splitext(file)[1].lower() in suffixes]
 
 
 def parts_of(path: str) -> tuple[str, ...]:
