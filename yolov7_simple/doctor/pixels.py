@@ -24,7 +24,7 @@ HASH_SIDE = 16  # of the perceptual hash, of 256 bits
 # by 1.3, and up to 50 where a fiftieth is cut off each side. Between different images of blood cells, which look alike,
 # they are 90 or more, and 98 or more in COCO.
 MAX_BITS = 40
-# Hashes that differ in MAX_BITS bits agree in one of so many random samples of bits with a probability of 0.99.
+# Hashes that differ in MAX_BITS bits agree in one of so many random samples of bits with a probability of 0.98.
 NUM_SAMPLES, BITS_OF_SAMPLE = 64, 16
 # Of the images that agree in a sample each is compared with so many: a film of one scene would cost the square.
 MAX_NEIGHBOURS = 200
@@ -81,8 +81,8 @@ def read_all_pixels(one: ImageSet, workers: int, stream) -> list[Pixels]:
 def find_near(queries: Sequence[bytes], base: Sequence[bytes]) -> dict[int, tuple[int, int]]:
     """Find for each hash one of others that differs in :data:`MAX_BITS` bits or fewer, without comparing all with all.
 
-    Hashes that agree in one of several samples of their bits are compared. A pair at the limit is missed once in a
-    hundred times, a nearer one less often.
+    Hashes that agree in one of several samples of their bits are compared. A pair at the limit is missed twice in
+    a hundred times, a nearer one less often.
 
     Args:
         queries: N hashes.

@@ -70,7 +70,7 @@ def read_yolo(files: Files, findings: Findings) -> Labels | None:
         if split_in(PurePosixPath(file).stem) and not any(YOLO_LINE.fullmatch(line) for _, line in texts[file])
     }
     findings.leave_out('labels without an image', [label for label in lost if label not in lists])
-    findings.leave_out('text files that are no labels of YOLO', sorted(texts.keys() - set(labels) - lists))
+    findings.leave_out('text files that are no labels of YOLO', sorted(set(candidates) - set(labels) - lists))
 
     splits = splits_of_config(files, config, findings) if config else {}
     splits = splits or splits_of_lists(files, findings, pairs.values())
