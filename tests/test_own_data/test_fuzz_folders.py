@@ -355,10 +355,10 @@ def check(folder, out_dir):
     lost = {path for path in folder.images() if path not in found and Path(path).suffix.lower() in SUFFIXES} - unused
     assert not lost, f'not used without a word: {lost}'
     for label, image in folder.labels.items():
-        # Perhaps by a copy of its image, or it is left out with one.
+        # Perhaps a copy of its image has it, or it is left out with one.
         used = {*found, *data.findings.unused.get('images of no split', [])} - set(bare)
         is_used = any(Path(path).stem == Path(label).stem for path in used)
-        is_there = (folder.root / label).is_file() and Path(label).suffix.lower() in ('.txt', '.xml')
+        is_there = (folder.root / label).is_file() and Path(label).suffix.lower() in ('.txt', '.xml', '.json')
         if is_there and not is_used and (image in bare or image not in found):
             assert label in unused, f'a label is not used without a word: {label}'
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from ..runtime.errors import InputError
 MIN_INPUT_SIDE = 8.0  # pixels; BatchMultiScale's default
 
 
-@dataclass
+@dataclasses.dataclass
 class ImageSet:
     """The N images and M boxes of one split. Crowd regions are counted and are no boxes.
 
@@ -48,7 +48,7 @@ class ImageSet:
     labels: NDArray
     owners: NDArray
     num_crowds: int = 0
-    repairs: Mapping[str, int] = field(default_factory=dict)
+    repairs: Mapping[str, int] = dataclasses.field(default_factory=dict)
     backend_args: dict | None = None
 
     @property
