@@ -17,8 +17,9 @@ from yolov7_simple.doctor.checks import MAX_ASPECT, MAX_TINY_SHARE, MIN_BORDER_B
 from yolov7_simple.doctor.doctor import box_checks, pixel_checks, run_checks
 from yolov7_simple.doctor.doctor_page import choose_images
 from yolov7_simple.doctor.image_sets import InputSize, input_size, make_set
-from yolov7_simple.doctor.pixels import MAX_BITS, Pixels, find_near, read_pixels
+from yolov7_simple.doctor.pixels import MAX_BITS, Pixels, find_near, read_all_pixels, read_pixels
 from yolov7_simple.own_data.folder import read_own_data
+from yolov7_simple.runtime.errors import InputError
 
 SIZE = InputSize('config.py', (320, 320), 8.0)
 SMALL_CONFIG = ROOT / 'configs/yolov7/yolov7_tiny_1xb8-40e_bccd.py'
@@ -289,3 +290,9 @@ def test_the_summary_before_training(tmp_path):
     lines = doctor.summary(data, cfg)
     assert len(lines) == doctor.MAX_SUMMARY and lines[-1].endswith(f'check_dataset.py --data {data.root}')
     assert any('there twice' in line for line in lines)
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+    with pytest.raises(InputError, match='pip install ImageHash'):
+        read_all_pixels(None, 1, sys.stderr)

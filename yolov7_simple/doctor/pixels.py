@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -14,7 +15,7 @@ from mmengine.utils import track_parallel_progress
 from numpy.typing import NDArray
 
 from ..datasets.loading import decode_image, read_header
-from ..runtime.errors import DamagedImageError
+from ..runtime.errors import DamagedImageError, InputError
 from .image_sets import ImageSet
 
 # Levels of 255. A photograph of a white wall has some 2; one colour saved as JPEG has none.
@@ -70,7 +71,13 @@ def read_pixels(item: tuple[str, float, float], backend_args: dict | None = None
 
 
 def read_all_pixels(one: ImageSet, workers: int, stream) -> list[Pixels]:
-    """Read all images of a set in so many processes; the progress bar goes to ``stream``."""
+    """Read all images of a set in so many processes; the progress bar goes to ``stream``.
+
+    Raises:
+        InputError: The package that finds nearly equal images is missing.
+    """
+    if importlib.util.find_spec('imagehash') is None:
+        raise InputError('to check images, pip install ImageHash: it finds those that are nearly the same')
     items = [(path, *size) for path, size in zip(one.paths, one.sizes.tolist())]
     read = partial(read_pixels, backend_args=one.backend_args)
     found = track_parallel_progress(read, items, workers, chunksize=8, file=stream)
