@@ -1,5 +1,6 @@
 """Large annotation files: read once, without polygons, and what is wrong is named as by the slow way."""
 
+import gc
 import json
 
 import pytest
@@ -8,7 +9,7 @@ from folder_cases import coco_content, photos
 
 from yolov7_simple.datasets import annotation_reading
 from yolov7_simple.datasets.annotation_checks import AnnotationError, read_json
-from yolov7_simple.datasets.annotation_reading import read_annotations
+from yolov7_simple.datasets.annotation_reading import paused_gc, read_annotations
 from yolov7_simple.datasets.coco import CheckedCocoDataset
 
 
@@ -48,6 +49,14 @@ def test_the_dataset_reads_no_second_time(tmp_path, monkeypatch):
         pipeline=[],
     )
     assert len(dataset) == 8 and dataset.get_data_info(0)['instances'][0]['bbox_label'] == 0
+    assert gc.isenabled()
+
+
+def test_garbage_is_collected_again_after_an_error():
+    with pytest.raises(ValueError, match='it'), paused_gc():
+        assert not gc.isenabled()
+        raise ValueError('it')
+    assert gc.isenabled()
 
 
 @pytest.mark.parametrize(

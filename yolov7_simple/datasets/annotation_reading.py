@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import gc
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain, islice
 from typing import Annotated, Any, TypedDict
 
@@ -55,6 +58,18 @@ class RawLists(msgspec.Struct):
     images: msgspec.Raw
     annotations: msgspec.Raw
     categories: msgspec.Raw
+
+
+@contextmanager
+def paused_gc() -> Iterator[None]:
+    """Look for no cycles among records by the hundred thousand: there are none, and it takes half of the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def read_lists(path: str, record: type) -> tuple[RawLists, list]:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from ..runtime.errors import examples
 from ..utils.options import OptionError, Share, checked_options
 from .annotation_checks import AnnotationError, find_missing, is_text
-from .annotation_reading import read_annotations
+from .annotation_reading import paused_gc, read_annotations
 from .loading import BAR, Header, image_headers
 
 
@@ -72,6 +72,7 @@ class CheckedCocoDataset(CocoDataset):
         self.allow_outside = allow_outside
         super().__init__(*args, **kwargs)
 
+    @paused_gc()
     def load_data_list(self) -> list[dict]:
         """Load the annotations, after checking them.
 

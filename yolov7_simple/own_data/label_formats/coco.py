@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
+from ...datasets.annotation_reading import paused_gc
 from ...runtime.errors import InputError, examples
 from ..files import Files, num_common_folders
 from ..findings import NUM_NAMED, Findings
@@ -16,6 +17,7 @@ from .coco_part import CocoPart, read_part
 from .coco_records import CocoFile, open_coco
 
 
+@paused_gc()
 def read_coco(files: Files, findings: Findings) -> Labels | None:
     """Read COCO's files, one a split or one for all.
 
