@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from yolov7_simple.datasets.loading import CheckImageFile, decode_image, image_size
+from yolov7_simple.datasets.headers import image_size
+from yolov7_simple.datasets.loading import CheckImageFile, decode_image
 from yolov7_simple.datasets.mosaic import MosaicAffineMixUp
 from yolov7_simple.runtime.errors import DamagedImageError
 

@@ -10,7 +10,7 @@ from folder_cases import check, photos, read, write_photo, write_text
 from PIL import Image
 from test_yolo import YAML, write_yolo
 
-from yolov7_simple.datasets.loading import Header, read_header
+from yolov7_simple.datasets.headers import Header, read_header
 from yolov7_simple.own_data.findings import Findings
 from yolov7_simple.own_data.folder import read_own_data
 from yolov7_simple.own_data.labels import Box, LabelledImage

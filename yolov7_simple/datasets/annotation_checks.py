@@ -12,7 +12,7 @@ from mmengine.fileio import get_text
 
 from ..runtime.errors import UserError, examples
 from ..runtime.images import MAX_RATIO
-from .loading import MAX_PIXELS
+from .headers import MAX_PIXELS
 
 MAX_NUMBER = 1e15  # whole numbers up to here are exact in float64
 

@@ -16,7 +16,7 @@ from mmengine.fileio import get_local_path
 from tqdm import tqdm
 
 from .annotation_checks import MAX_NUMBER, AnnotationError, find_problem, read_json
-from .loading import BAR
+from .headers import BAR
 
 PIECE = 1 << 24  # bytes that are read at once
 TAIL = 1 << 16  # of a piece, where an annotation most probably ends

@@ -17,7 +17,7 @@ from ..runtime.errors import examples
 from ..utils.options import OptionError, Share, checked_options
 from .annotation_checks import AnnotationError, find_missing, is_text
 from .annotation_reading import paused_gc, read_annotations
-from .loading import BAR, Header, image_headers
+from .headers import BAR, Header, image_headers
 
 
 def clip_xywh(box: list[float], width: float, height: float) -> tuple[list[float], str | None]:

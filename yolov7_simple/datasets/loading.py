@@ -1,11 +1,6 @@
-"""Image files: headers, decoding at a fraction of the size, and refusing damaged ones."""
+"""Image files: decoding at a fraction of the size, and refusing damaged ones."""
 
 from __future__ import annotations
-
-import io
-from collections.abc import Sequence
-from itertools import chain
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -13,21 +8,12 @@ from mmcv.transforms import BaseTransform
 from mmdet.registry import TRANSFORMS
 from mmengine import fileio
 from numpy.typing import NDArray
-from PIL import Image
-from tqdm.contrib.concurrent import thread_map
 
 from ..runtime.errors import DamagedImageError
-from ..runtime.images import MAX_RATIO, is_cut_short
+from ..runtime.images import is_cut_short
 from ..utils.options import checked_options
+from .headers import image_size
 
-# Pillow's default limit: a decompression bomb of kilobytes can claim any size, and this many pixels decode to 0.5 GB.
-# It is checked here too, since other packages (SAHI for one) remove Pillow's limit for the whole process.
-MAX_PIXELS = 178_956_970
-EXIF_ORIENTATION = 0x0112
-NUM_THREADS = 4  # that read headers: they wait for the disk
-CHUNK = 32  # headers that a thread reads at once
-# A progress bar on a terminal alone, and not before a second is over.
-BAR = {'disable': None, 'delay': 1, 'leave': False}
 # JPEG can be decoded at these fractions of its size, which is faster.
 REDUCED_FLAGS = {
     1: cv2.IMREAD_COLOR,
@@ -35,78 +21,6 @@ REDUCED_FLAGS = {
     4: cv2.IMREAD_REDUCED_COLOR_4,
     8: cv2.IMREAD_REDUCED_COLOR_8,
 }
-
-
-class Header(NamedTuple):
-    """Width and height of an image, turned upright by its EXIF tag, and that tag, 1 to 8."""
-
-    width: int
-    height: int
-    orientation: int
-
-
-def read_header(path: str, content: bytes | None = None) -> Header | None:
-    """Read the header of an image, without decoding it.
-
-    Args:
-        path: Path of the file.
-        content: Content of the file, if it was read already.
-
-    Returns:
-        None if Pillow cannot read it; OpenCV may still.
-
-    Raises:
-        DamagedImageError: Its header claims absurd dimensions.
-    """
-    absurd = DamagedImageError(path, f'claims to have more than {MAX_PIXELS / 1e6:.0f} million pixels')
-    try:
-        with Image.open(path if content is None else io.BytesIO(content)) as image:
-            width, height = image.size
-            # Pillow decodes a whole PNG file in search of an EXIF tag that is not there.
-            orientation = image.getexif().get(EXIF_ORIENTATION, 1) if 'exif' in image.info else 1
-    except Image.DecompressionBombError:
-        raise absurd from None
-    except Exception:  # whatever damaged bytes make Pillow do
-        return None
-    orientation = orientation if orientation in range(1, 9) else 1
-    if orientation >= 5:
-        width, height = height, width
-    if width * height > MAX_PIXELS:
-        raise absurd
-    if max(width, height) > MAX_RATIO * min(width, height):
-        raise DamagedImageError(path, f'is {width} x {height} pixels: one side may be {MAX_RATIO} times the other')
-    return Header(width, height, orientation)
-
-
-def image_size(path: str, content: bytes | None = None) -> tuple[int, int] | None:
-    """Width and height of an image, turned upright by its EXIF tag; otherwise as :func:`read_header`."""
-    header = read_header(path, content)
-    return header and header[:2]
-
-
-def image_headers(paths: Sequence[str]) -> list[Header | DamagedImageError | None]:
-    """Read the headers of many images at once, with a progress bar on a terminal.
-
-    Returns:
-        As :func:`read_header`; what it raises takes the place of the header.
-    """
-
-    def read(path: str) -> Header | DamagedImageError | None:
-        try:
-            return read_header(path)
-        except DamagedImageError as error:
-            return error
-
-    chunks = [paths[i : i + CHUNK] for i in range(0, len(paths), CHUNK)]
-    found = thread_map(
-        lambda chunk: list(map(read, chunk)),
-        chunks,
-        max_workers=NUM_THREADS,
-        desc='Sizes of images',
-        unit_scale=CHUNK,
-        **BAR,
-    )
-    return list(chain.from_iterable(found))
 
 
 def read_file(path: str, backend_args: dict | None) -> bytes:

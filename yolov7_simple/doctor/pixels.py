@@ -14,7 +14,8 @@ import numpy as np
 from mmengine.utils import track_parallel_progress
 from numpy.typing import NDArray
 
-from ..datasets.loading import decode_image, read_header
+from ..datasets.headers import read_header
+from ..datasets.loading import decode_image
 from ..runtime.errors import DamagedImageError, InputError
 from .image_sets import ImageSet
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ..datasets.loading import Header, image_headers
+from ..datasets.headers import Header, image_headers
 from ..runtime.errors import DamagedImageError, InputError
 from .files import Files
 from .findings import Findings

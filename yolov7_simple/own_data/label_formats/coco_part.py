@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ...datasets.annotation_checks import MAX_NUMBER, is_flag, is_text, is_whole, shorten
-from ...datasets.loading import BAR
+from ...datasets.headers import BAR
 from ...runtime.errors import InputError, examples
 from ..files import Files
 from ..findings import NUM_NAMED, Findings
