@@ -96,9 +96,9 @@ def unpack(path: Path, out_dir: Path) -> Path:
                     f'{path}: needs {size / 1e9:.1f} GB unpacked, and {target.parent} has {room / 1e9:.1f}'
                 )
             with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-                archive.extractall(folder)
-                os.rename(folder, target)
-                Path(folder).mkdir()  # for its context to remove
+                archive.extractall(f'{folder}/all')
+                os.rename(f'{folder}/all', target)
     except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError) as error:  # damaged, or with a password
-        raise InputError(f'{path}: cannot be unpacked: {error}') from error
+        if not target.is_dir():  # or another rank was first
+            raise InputError(f'{path}: cannot be unpacked: {error}') from error
     return target
