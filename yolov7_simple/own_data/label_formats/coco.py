@@ -46,7 +46,7 @@ def read_coco(files: Files, findings: Findings) -> Labels | None:
             if one.image in owners:
                 raise InputError(
                     f'{files.path(one.image)}: is in {owners[one.image]} and in {part.coco.file}: an image may be in '
-                    'one split only'
+                    'one split only. If each split has one of this name, one of them is missing'
                 )
             owners[one.image] = part.coco.file
             if split is not None:
