@@ -40,7 +40,20 @@ def is_cut_short(data: bytes) -> bool:
     if data.startswith(b'\xff\xd8'):
         # An end-of-image marker must follow the last scan. Some cameras write more data after it.
         return not data.endswith(b'\xff\xd9') and data.rfind(b'\xff\xd9') <= data.rfind(b'\xff\xda')
-    return data.startswith(b'\x89PNG') and b'IEND' not in data
+    return data.startswith(b'\x89PNG') and not has_all_chunks(data)
+
+
+def has_all_chunks(png: bytes) -> bool:
+    """Whether a PNG file has its chunks up to the last one.
+
+    OpenCV 4.11 allocates what a damaged chunk claims to have, gigabytes for a file of kilobytes.
+    """
+    start = 8  # behind the signature; a chunk is its length, its name, its data, and a checksum
+    while start + 12 <= len(png):
+        if png[start + 4 : start + 8] == b'IEND':
+            return True
+        start += 12 + int.from_bytes(png[start : start + 4], 'big')
+    return False
 
 
 def read_image(path: Path, max_megapixels: float | None = MAX_MEGAPIXELS) -> NDArray[np.uint8]:
