@@ -122,7 +122,7 @@ def main() -> None:
         f'  {WORK_DIR}/report.html      the run on one page, for your browser\n'
         f'  {WORK_DIR}/detections.png   what is there (left of each pair) and what was found (right)\n'
         f'  {pictures.relative_to(ROOT)}/   a picture of each held-out image\n'
-        'Next, a folder of your own, images with labels of COCO, YOLO, VOC or labelme:\n'
+        'Next, a folder of your own, images with their labels:\n'
         f'  {Path(sys.executable).relative_to(ROOT) if Path(sys.executable).is_relative_to(ROOT) else "python"}'
         ' tools/train.py configs/yolov7/yolov7_tiny_1xb8-40e_bccd.py --data YOUR_FOLDER'
     )
