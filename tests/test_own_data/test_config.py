@@ -228,8 +228,8 @@ def test_from_folder_to_detections(tmp_path):
     records = [record for record in scalars(work) if 'loss' in record]
     assert len(records) == 4 and 'loss_l1' in records[-1]
     config, checkpoint = work / 'work.py', work / 'epoch_2.pth'
-    judged = tool('test.py', config, checkpoint, '--work-dir', tmp_path / 'test')
-    assert metric(judged) == metric(output)
+    evaluated = tool('test.py', config, checkpoint, '--work-dir', tmp_path / 'test')
+    assert metric(evaluated) == metric(output)
     image = tmp_path / 'pets' / 'images' / 'val' / '0.jpg'
     tool('detect.py', config, checkpoint, image, '--out-dir', tmp_path / 'out', '--score-thr', '0')
     found = json.loads((tmp_path / 'out' / 'detections.json').read_text())
