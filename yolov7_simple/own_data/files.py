@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
+from ..datasets.headers import Header
 from ..runtime.errors import InputError
 from ..runtime.files import make_folder
 from .findings import Findings
@@ -44,6 +45,7 @@ class Files:
     Attributes:
         images (list[str]): The files that are images by their suffix.
         made (dict[str, Path]): Images that are not below the folder, as if they were -> where they are.
+        headers (dict[str, Header]): Those that were read; :func:`~.sizes.read_headers` reads each once.
         known_json (set[str]): JSON files whose format is known, and which may be large: no other reader looks at them.
     """
 
@@ -52,6 +54,7 @@ class Files:
         self.names = sorted(names)
         self.images = with_suffix(self.names, LABELLED_SUFFIXES)
         self.made: dict[str, Path] = {}
+        self.headers: dict[str, Header] = {}
         self.known_json: set[str] = set()
         self._made_dir = made_dir
         self._by_name: dict[str, list[str]] = {}

@@ -78,7 +78,10 @@ def read_own_data(folder: str | Path, out_dir: Path) -> OwnData:
     names = [one.image for one in labels.images]
     findings.leave_out('images without labels', sorted(set(files.images) - set(names)))
     headers = read_headers(files, names)
-    images = fit_images(labels, headers, files, findings)
+    images = [
+        one._replace(boxes=fit_boxes(one, headers[one.image], findings), size=headers[one.image][:2])
+        for one in labels.images
+    ]
     # Boxes that were fitted are in no file of the user's.
     fitted = {one.image for one in labels.images if one.size != headers[one.image][:2]}
     classes = labels.classes or tuple(sorted({box.name for one in images for box in one.boxes}))
@@ -135,23 +138,6 @@ def read_labels(files: Files, findings: Findings) -> Labels:
     return labels
 
 
-def fit_images(
-    labels: Labels, headers: dict[str, Header | None], files: Files, findings: Findings
-) -> list[LabelledImage]:
-    """Bring all boxes to the upright images of their files.
-
-    Raises:
-        InputError: An image cannot be read, or its label is of another picture.
-    """
-    images = []
-    for one in labels.images:
-        header = headers[one.image]
-        if header is None:
-            raise InputError(f'{files.path(one.image)}: not an image that can be read')
-        images.append(one._replace(boxes=fit_boxes(one, header, findings), size=(header.width, header.height)))
-    return images
-
-
 def check_parts(parts: dict[str, list[LabelledImage]], findings: Findings, folder: str) -> None:
     """Refuse splits that nothing can be learnt from or evaluated on.
 
@@ -173,7 +159,7 @@ def check_parts(parts: dict[str, list[LabelledImage]], findings: Findings, folde
 def to_coco(
     images: Sequence[LabelledImage],
     classes: Sequence[str],
-    headers: dict[str, Header | None],
+    headers: dict[str, Header],
     copies: dict[str, Path],
 ) -> dict:
     """COCO's content. All ids count from 1: COCO's metric takes an annotation with id 0 for none at all."""

@@ -29,17 +29,20 @@ TURNS = {
 }
 
 
-def read_headers(files: Files, images: Sequence[str]) -> dict[str, Header | None]:
-    """Read the headers of many images at once; None: Pillow does not know what it is.
+def read_headers(files: Files, images: Sequence[str]) -> dict[str, Header]:
+    """Read the headers of many images at once, each file but once.
 
     Raises:
-        InputError: One claims to be of absurd dimensions.
+        InputError: One is no image that Pillow knows, or claims to be of absurd dimensions.
     """
-    headers = image_headers([str(files.path(image)) for image in images])
-    for header in headers:
+    unread = [image for image in images if image not in files.headers]
+    for image, header in zip(unread, image_headers([str(files.path(image)) for image in unread])):
         if isinstance(header, DamagedImageError):
             raise InputError(str(header)) from header
-    return dict(zip(images, headers))
+        if header is None:
+            raise InputError(f'{files.path(image)}: not an image that can be read')
+        files.headers[image] = header
+    return {image: files.headers[image] for image in images}
 
 
 def is_same_shape(a: tuple[float, float], b: tuple[float, float]) -> bool:

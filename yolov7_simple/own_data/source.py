@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -68,13 +69,22 @@ def folder_of_yaml(path: Path) -> Path:
     Raises:
         InputError: It is not YAML.
     """
-    try:
-        content = yaml.load(path.read_bytes(), yaml.BaseLoader)
-    except (OSError, yaml.YAMLError, UnicodeError) as error:
-        raise InputError(f'{path}: cannot be read as YAML in UTF-8: {" ".join(str(error).split())}') from error
+    content = read_yaml(path)
     place = content.get('path') if isinstance(content, dict) else None
     folder = path.parent / str(place).strip() if place else path.parent
     return folder.resolve() if folder.is_dir() else path.parent
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file. All scalars stay texts: a class may be called yes, no, on or 1e3.
+
+    Raises:
+        InputError: It is not YAML, or not in UTF-8.
+    """
+    try:
+        return yaml.load(path.read_bytes(), yaml.BaseLoader)
+    except (OSError, yaml.YAMLError, UnicodeError) as error:
+        raise InputError(f'{path}: cannot be read as YAML in UTF-8: {" ".join(str(error).split())}') from error
 
 
 def unpack(path: Path, out_dir: Path) -> Path:

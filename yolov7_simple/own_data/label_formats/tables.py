@@ -196,9 +196,7 @@ def read_table(table: Table, names: dict[str, str], collector: Collector) -> Non
     split = split_of_file(table.file)
     found = {name: collector.files.find_image(name, table.file, split) for name in images}
     headers = read_headers(collector.files, sorted({image for image in found.values() if image}))
-    sizes = {
-        name: (header.width, header.height) for name, image in found.items() if image and (header := headers[image])
-    }
+    sizes = {name: headers[image][:2] for name, image in found.items() if image}
     numbers = {row.where: read_sides(row, table.sides) for rows in images.values() for row in rows}
     used = [(values, sizes[name]) for name in sizes for row in images[name] if (values := numbers[row.where])]
     is_corners = 'x1' in table.sides or ('box' in table.sides and has_corners(table.file, used))

@@ -8,14 +8,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-import yaml
-
 from ...runtime.errors import InputError, examples
 from ..files import Files
 from ..findings import NUM_NAMED, Findings
 from ..labels import Box, LabelledImage, Labels
 from ..names import BACKGROUND_WORDS, LABEL_FOLDERS, normalize, parts_of, split_in, with_suffix, words_of
 from ..sizes import read_headers
+from ..source import read_yaml
 from ..splits import add_split, images_of_list, read_lines, splits_of_lists
 
 # Fractions reach beyond 1 where an object is cut by the border; numbers beyond this are pixels.
@@ -93,17 +92,14 @@ def read_yolo(files: Files, findings: Findings) -> Labels | None:
         findings.remark(f'{len(background)} images have no label file and are taken as background: '
                         f'{examples(background, NUM_NAMED)}')  # fmt: skip
     images = [*pairs, *background]
-    headers = read_headers(files, images) if kind.needs_size or pairs else {}
+    headers = read_headers(files, images)
     by_label: dict[str, list[Line]] = {}
     for line in lines:
         by_label.setdefault(line.where.rpartition(', line ')[0], []).append(line)
     labelled = []
     for image in images:
         label = pairs.get(image, '')
-        header = headers.get(image)
-        if header is None:
-            raise InputError(f'{files.path(image)}: not an image that can be read')
-        boxes = [kind.box(line, names, (header.width, header.height)) for line in by_label.get(label, [])]
+        boxes = [kind.box(line, names, headers[image][:2]) for line in by_label.get(label, [])]
         labelled.append(LabelledImage(image, boxes, label))
     source = config[0] if config else str(PurePosixPath(next(iter(pairs.values()))).parent)
     return Labels('YOLO', labelled, names, splits, source, config is not None)
@@ -176,7 +172,6 @@ class Kind:
         self.is_pixels = bool(large) and len(large) > len(lines) / 2
         if large and not self.is_pixels:
             raise InputError(f'{large[0].where}: numbers of a box beyond 1, which are no fractions of the image')
-        self.needs_size = True
         points = [line for line in lines if len(line.numbers) >= 6 and len(line.numbers) % 2 == 0]
         if self.num_pose is None and points and all(looks_like_pose(line.numbers) for line in points):
             raise InputError(
@@ -227,12 +222,7 @@ def find_config(files: Files) -> tuple[str, dict] | None:
     """
     found: list[tuple[str, dict]] = []
     for file in with_suffix(files.names, {'.yaml', '.yml'}):
-        try:
-            # All scalars stay texts: a class may be called yes, no, on or 1e3.
-            content = yaml.load(files.path(file).read_bytes(), yaml.BaseLoader)
-        except (yaml.YAMLError, UnicodeError) as error:
-            reason = ' '.join(str(error).split())
-            raise InputError(f'{files.path(file)}: cannot be read as YAML in UTF-8: {reason}') from error
+        content = read_yaml(files.path(file))
         if isinstance(content, dict) and content.get('names'):
             found.append((file, content))
     if not found:
