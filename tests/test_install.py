@@ -12,7 +12,7 @@ from conftest import PIP, ROOT, write_coco
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from test_config import SMALL
-from tool_runs import metric, scalars
+from tool_runs import metric, run_python, scalars
 
 import yolov7_simple
 from yolov7_simple import config_path
@@ -40,19 +40,7 @@ def site(wheel, tmp_path_factory):
 
 def python(site, cwd, *arguments):
     """Run Python with the installed wheel in front of the checkout; return what it printed."""
-    environment = {**os.environ, 'PYTHONPATH': str(site), 'OMP_NUM_THREADS': '1'}
-    result = subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        cwd=cwd,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stdout[-4000:]
-    return result.stdout
+    return run_python(sys.executable, cwd, *arguments, environment={'PYTHONPATH': str(site), 'OMP_NUM_THREADS': '1'})
 
 
 def test_config_path_in_the_checkout():

@@ -131,6 +131,22 @@ def tool(name, *arguments, ok=True, fresh=False, cwd='.', before=None, **environ
     return result.stdout
 
 
+def run_python(python, cwd, *arguments, ok=True, environment):
+    """Run a Python with some variables changed; return what it printed."""
+    result = subprocess.run(
+        [python, *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert (result.returncode == 0) == ok, result.stdout[-4000:]
+    return result.stdout
+
+
 def write_config(path: Path, data: Path, workers=0):
     base = str(ROOT / 'configs' / 'yolov7' / 'yolov7_tiny_8xb16-300e_coco.py')
     text = CONFIG.format(base=base, data=f'{data}/', workers=workers, persistent=workers > 0)

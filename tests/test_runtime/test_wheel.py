@@ -1,13 +1,13 @@
 """The wheel on a machine with numpy, OpenCV and onnxruntime alone."""
 
 import json
-import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 from small_model import CLASSES, build_model, export, write_config, write_images
+from tool_runs import run_python
 
 from yolov7_simple.runtime import read_image
 
@@ -30,19 +30,7 @@ except ImportError as error:
 
 def run(python, folder, *arguments, ok=True):
     """Run a Python of its own packages alone; return what it printed."""
-    environment = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
-    done = subprocess.run(
-        [python, *map(str, arguments)],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert (done.returncode == 0) == ok, done.stdout
-    return done.stdout
+    return run_python(python, folder, *arguments, ok=ok, environment={'PYTHONPATH': ''})
 
 
 @pytest.fixture(scope='module')
