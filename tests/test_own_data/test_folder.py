@@ -10,7 +10,7 @@ from folder_cases import check, photos, read, write_photo, write_text
 from PIL import Image
 from test_yolo import YAML, write_yolo
 
-from yolov7_simple.datasets.headers import Header, read_header
+from yolov7_simple.datasets.headers import Header, image_headers, read_header
 from yolov7_simple.own_data.findings import Findings
 from yolov7_simple.own_data.folder import read_own_data
 from yolov7_simple.own_data.labels import Box, LabelledImage
@@ -170,3 +170,15 @@ def test_heic_without_its_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__('sys').modules, 'pillow_heif', None)
     with pytest.raises(InputError, match='pip install pillow-heif'):
         read(folder)
+
+
+def test_a_header_is_read_once(tmp_path, monkeypatch):
+    read_paths = []
+
+    def count(paths):
+        read_paths.extend(paths)
+        return image_headers(paths)
+
+    monkeypatch.setattr('yolov7_simple.own_data.sizes.image_headers', count)
+    read(write_yolo(tmp_path / 'data'))
+    assert len(read_paths) == len(set(read_paths)) == len(TRAIN) + len(VAL)
