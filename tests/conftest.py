@@ -1,5 +1,6 @@
 """What the tests share."""
 
+import itertools
 import json
 import os
 import shutil
@@ -25,6 +26,8 @@ PIP = [sys.executable, '-m', 'pip', '-q', '--disable-pip-version-check', '--no-i
 # Every run draws the same examples, so that a failure comes from the change; YOLOV7_FUZZ draws many others.
 settings.register_profile('suite', derandomize='YOLOV7_FUZZ' not in os.environ)
 settings.load_profile('suite')
+
+run_numbers = itertools.count()
 
 
 def pytest_addoption(parser):
@@ -151,3 +154,42 @@ def small_model_cfg():
         'bbox_head': {'type': 'YOLOv7SimpleHead', 'num_classes': 2, 'in_channels': 16},
         'test_cfg': {'nms_pre': 1000, 'score_thr': 0.001, 'nms': {'type': 'nms', 'iou_threshold': 0.7}},
     }
+
+
+@pytest.fixture(scope='module')
+def project(tmp_path_factory):
+    """A folder with a set of eight images and a small config for it."""
+    from tool_runs import write_config
+
+    folder = tmp_path_factory.mktemp('project')
+    write_coco(folder / 'data')
+    write_config(folder / 'config.py', folder / 'data')
+    return folder
+
+
+@pytest.fixture(scope='module')
+def run(project):
+    """Train as tools/train.py does, in this process: three epochs of four steps, the recipe, seed 1."""
+    from mmengine.config import Config
+    from mmengine.runner import Runner
+
+    def run(work_dir, *hooks, resume=False, with_text=False, **options):
+        cfg = Config.fromfile(project / 'config.py')
+        cfg.work_dir, cfg.resume = str(work_dir), bool(resume)
+        if not isinstance(resume, bool):
+            cfg.load_from = str(resume)
+        # Runs that start in the same second would share a timestamp.
+        cfg.experiment_name = cfg.visualizer.name = f'run_{next(run_numbers)}'
+        cfg.log_level = 'WARNING'
+        cfg.merge_from_dict({'train_cfg.max_epochs': 3, **options})
+        with pytest.MonkeyPatch.context() as patch:
+            if not with_text:
+                # mmengine formats the config for each checkpoint, which takes a third of the time of these runs.
+                patch.setattr(Config, 'pretty_text', '')
+            runner = Runner.from_cfg(cfg)
+            for hook in hooks:
+                runner.register_hook(hook, 'VERY_HIGH')
+            runner.train()
+        return runner
+
+    return run

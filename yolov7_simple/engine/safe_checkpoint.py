@@ -17,10 +17,12 @@ from mmengine.dist import all_reduce, barrier, is_distributed, is_main_process
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.optim import BaseOptimWrapper
+from mmengine.runner import EpochBasedTrainLoop, Runner, find_latest_checkpoint
 
 from ..runtime.files import remove_partial, replacing
 from .loops import INTERRUPTED, ResumableTrainLoop
+from .resume import keep_gradients, restore_run
 
 BACKEND = 'yolov7_simple.atomic'
 VALIDATED = 'judged_epoch'  # key of the message hub: the last epoch that was evaluated
@@ -113,6 +115,7 @@ class SafeCheckpointHook(CheckpointHook):
         self._handlers: dict = {}
         self._outdated: list[str] = []
         self._saved_step = -1
+        self._resumed_from: Path | None = None
         self._launcher = os.getppid() if 'TORCHELASTIC_RUN_ID' in os.environ else None
 
     def before_run(self, runner: Runner) -> None:
@@ -124,10 +127,29 @@ class SafeCheckpointHook(CheckpointHook):
                     remove_partial(Path(runner.work_dir), pattern)
             barrier()
 
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Restore the position of the run, and let the config rule.
+
+        Raises:
+            CheckpointError: The run cannot go on from this checkpoint.
+        """
+        if runner._resume and isinstance(runner.optim_wrapper, BaseOptimWrapper):
+            self._resumed_from = Path(runner._load_from or find_latest_checkpoint(runner.work_dir))
+            restore_run(runner, checkpoint, str(self._resumed_from))
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Keep gradients that wait for an update."""
+        keep_gradients(runner, checkpoint)
+
     def before_train(self, runner: Runner) -> None:
         """Handle signals from now on, and evaluate the last epoch if a stopped run did not."""
+        known = runner.message_hub.runtime_info
         if self.backend_args is None and '://' not in str(self.out_dir or runner.work_dir):
             self.backend_args = {'backend': BACKEND}
+        if self._resumed_from is not None and self._resumed_from.parent.resolve() != self._folder(runner).resolve():
+            # Of another run: they are not this one's to remove.
+            for name in ('keep_ckpt_ids', *(name for name in known if name.startswith('best_ckpt'))):
+                known.pop(name, None)
         super().before_train(runner)
         # This instance is the hook's own, so only outdated checkpoints are removed through it.
         self.file_backend.remove = self._outdated.append
@@ -144,22 +166,23 @@ class SafeCheckpointHook(CheckpointHook):
             loop = runner.train_loop
             loop._decide_current_val_interval()
             is_due = loop.epoch % loop.val_interval == 0 or loop.epoch == loop.max_epochs
-            known = runner.message_hub.runtime_info
-            is_new = INTERRUPTED not in known and known.get(VALIDATED) != loop.epoch
+            is_new = loop.epoch not in (known.get(INTERRUPTED, [None])[0], known.get(VALIDATED))
             if loop.epoch >= loop.val_begin and is_due and is_new:
                 runner.val_loop.run()
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         """Save as mmengine does, and stop after a signal."""
+        loop = runner.train_loop
+        if isinstance(loop, ResumableTrainLoop):
+            runner.message_hub.update_info(INTERRUPTED, [runner.epoch, batch_idx + 1, len(runner.train_dataloader)])
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
         number = self._signal_on_any_rank()
-        if not number:
+        # A batch whose gradient waits for others (accumulative_counts) would be lost.
+        if not number or not getattr(runner.optim_wrapper, 'should_update', lambda: True)():
             return
         step, name = runner.iter + 1, signal.Signals(number).name
-        loop = runner.train_loop
         if isinstance(loop, EpochBasedTrainLoop) and not isinstance(loop, ResumableTrainLoop):
             self._exit(runner, number, f'{name}: stopped. --resume goes on from the last epoch: see ResumableTrainLoop')
-        runner.message_hub.update_info(INTERRUPTED, [runner.epoch, batch_idx + 1, len(runner.train_dataloader)])
         file_step = f'{runner.epoch}_iter_{step}' if self.by_epoch else step
         self._save_checkpoint_with_step(runner, file_step, {'epoch': runner.epoch, 'iter': step})
         self._exit(runner, number, f'{name}: stopped after step {step}, saved as {self.last_ckpt}; --resume goes on')
@@ -180,6 +203,12 @@ class SafeCheckpointHook(CheckpointHook):
         super().after_train(runner)
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
+
+    def _folder(self, runner: Runner) -> Path:
+        """Where checkpoints are written: mmengine adds the name of the run to a folder that is not the run's own."""
+        if self.out_dir in (None, runner.work_dir):
+            return Path(runner.work_dir)
+        return Path(self.out_dir) / Path(runner.work_dir).name
 
     def _note_signal(self, number: int, frame: object) -> None:
         self._signal = number
