@@ -17,10 +17,14 @@ from mmengine.dist import all_reduce, barrier, is_distributed, is_main_process
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch.utils.data import DataLoader
 
 from ..runtime.files import remove_partial, replacing
+from ..utils.options import Count, check_options
 from .loops import INTERRUPTED, ResumableTrainLoop
+from .optimizers import regroup_checkpoint
 
 BACKEND = 'yolov7_simple.atomic'
 VALIDATED = 'judged_epoch'  # key of the message hub: the last epoch that was evaluated
@@ -103,11 +107,20 @@ class SafeCheckpointHook(CheckpointHook):
 
     Args:
         signals: Names of the signals to react to.
+        signal_interval: With several ranks, steps from one exchange of signals to the next, since each waits for the
+            device. They are exchanged at the end of an epoch, too; a rank that is alone reacts at once.
         **kwargs: As in mmengine.
+
+    Raises:
+        OptionError: An interval below 1.
     """
 
-    def __init__(self, *args, signals: Sequence[str] = ('SIGTERM', 'SIGUSR1'), **kwargs) -> None:
+    def __init__(
+        self, *args, signals: Sequence[str] = ('SIGTERM', 'SIGUSR1'), signal_interval: int = 10, **kwargs
+    ) -> None:
         super().__init__(*args, **kwargs)
+        check_options('SafeCheckpointHook', {'signal_interval': signal_interval}, {'signal_interval': (Count, 10)})
+        self.signal_interval = signal_interval
         self.signals = [getattr(signal, name) for name in signals if hasattr(signal, name)]  # Windows lacks some
         self._signal = 0  # number of the signal that came
         self._handlers: dict = {}
@@ -123,6 +136,16 @@ class SafeCheckpointHook(CheckpointHook):
                 for pattern in ('*.pth', 'last_checkpoint'):
                     remove_partial(Path(runner.work_dir), pattern)
             barrier()
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Arrange what is resumed in the groups of the optimiser that this run has built.
+
+        Raises:
+            CheckpointError: It is of an optimiser that these groups cannot go on from.
+        """
+        if runner._resume:
+            model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+            regroup_checkpoint(checkpoint, runner.optim_wrapper, model)
 
     def before_train(self, runner: Runner) -> None:
         """Handle signals from now on, and evaluate the last epoch if a stopped run did not."""
@@ -152,7 +175,7 @@ class SafeCheckpointHook(CheckpointHook):
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         """Save as mmengine does, and stop after a signal."""
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
-        number = self._signal_on_any_rank()
+        number = self._signal_on_any_rank(runner.train_dataloader, batch_idx)
         if not number:
             return
         step, name = runner.iter + 1, signal.Signals(number).name
@@ -167,7 +190,9 @@ class SafeCheckpointHook(CheckpointHook):
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         """Stop at once after a signal, if the weights that are being evaluated are saved."""
         # A resumed run may validate before training, when its step counts as saved: it was loaded from a checkpoint.
-        if self._saved_step == runner.iter and (number := self._signal_on_any_rank()):
+        if self._saved_step != runner.iter:
+            return
+        if number := self._signal_on_any_rank(runner.val_dataloader, batch_idx):
             self._exit(runner, number, f'{signal.Signals(number).name}: stopped; --resume evaluates this epoch first')
 
     def after_val_epoch(self, runner: Runner, metrics: dict) -> None:
@@ -184,12 +209,14 @@ class SafeCheckpointHook(CheckpointHook):
     def _note_signal(self, number: int, frame: object) -> None:
         self._signal = number
 
-    def _signal_on_any_rank(self) -> int:
-        """Number of a signal that any rank got, or 0. All ranks must call this at the same step."""
+    def _signal_on_any_rank(self, loader: DataLoader, batch_idx: int) -> int:
+        """Number of a signal that any rank got, or 0. All ranks must call this at the same step, with its batch."""
         if self._launcher is not None and os.getppid() != self._launcher:
             self._signal = signal.SIGTERM
         if not is_distributed():
             return self._signal
+        if not (self.every_n_inner_iters(batch_idx, self.signal_interval) or self.end_of_epoch(loader, batch_idx)):
+            return 0
         number = torch.tensor(self._signal)
         all_reduce(number, 'max')
         return int(number)
