@@ -18,7 +18,7 @@ _CLASSES = {
     'CheckpointCheckHook': 'engine.hooks',
     'CosineToEndLR': 'engine.schedulers',
     'DeviceAwareDistributedDataParallel': 'engine.without_gpu',
-    'DeviceAwareOptimWrapperConstructor': 'engine.without_gpu',
+    'DeviceAwareOptimWrapperConstructor': 'engine.optimizers',
     'ELANNet': 'models.backbone',
     'ELANPAFPN': 'models.neck',
     'ExactFasterCocoMetric': 'evaluation',

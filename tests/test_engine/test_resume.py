@@ -205,6 +205,7 @@ def test_gradients_that_wait_for_an_update_are_not_lost(run, tmp_path):
 def test_a_checkpoint_within_an_epoch_goes_on_there(run, tmp_path):
     """mmengine's own option to save every few steps."""
     options = {'default_hooks.checkpoint.by_epoch': False, 'default_hooks.checkpoint.interval': 3}
+    options['default_hooks.checkpoint.max_keep_ckpts'] = -1
     run(tmp_path / 'straight', **options)
     run(tmp_path / 'resumed', resume=tmp_path / 'straight/iter_6.pth', **options)
     for key in ('state_dict', 'ema_state_dict', 'optimizer'):

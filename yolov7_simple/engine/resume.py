@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from mmengine.hooks import EMAHook
+from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper, _ParamScheduler
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
@@ -21,6 +22,7 @@ from torch.optim import Optimizer
 from ..utils.checkpoint import CheckpointError
 from ..utils.config_differences import Row, config_differences, table
 from .loops import INTERRUPTED, ResumableTrainLoop
+from .optimizers import OF_THE_MACHINE, saved_places
 
 GRADIENTS = 'accumulated_gradients'  # key of a checkpoint: {parameter: gradient} of steps that wait for an update
 
@@ -44,8 +46,11 @@ def restore_run(runner: Runner, checkpoint: dict, filename: str = 'the checkpoin
     rows = config_differences(checkpoint['meta'].get('cfg'), runner.cfg.to_dict())
     epoch, done = find_position(runner, checkpoint)
     restore_average(runner, checkpoint)
-    restore_optimizer(runner, checkpoint)
-    rows += restore_schedule(runner, checkpoint, epoch, done)
+    if isinstance(runner.optim_wrapper, OptimWrapper):
+        restore_optimizer(runner, checkpoint)
+        rows += restore_schedule(runner, checkpoint, epoch, done)
+    else:
+        runner.logger.warning('Several optimisers: their rates and schedules are those of the checkpoint.')
     restore_gradients(runner, checkpoint)
     if isinstance(runner.train_loop, EpochBasedTrainLoop):
         checkpoint['meta']['iter'] = epoch * len(runner.train_dataloader) + done
@@ -128,21 +133,37 @@ def state_names(optimizer: Optimizer) -> set[str] | None:
 
 
 def restore_optimizer(runner: Runner, checkpoint: dict) -> None:
-    """Keep the moments where they fit the optimiser of the config."""
-    if not isinstance(runner.optim_wrapper, OptimWrapper):
-        return  # a dict of several optimisers
-    saved = checkpoint['optimizer']
-    kept = {name for state in saved['state'].values() for name in state}
-    names = state_names(runner.optim_wrapper.optimizer)
-    if names is not None and kept and kept != names:
-        runner.logger.warning(
-            f'The config has another optimiser than the checkpoint: {type(runner.optim_wrapper.optimizer).__name__} '
-            f'keeps {", ".join(sorted(names)) or "nothing"} for each weight, the checkpoint has '
-            f'{", ".join(sorted(kept))}. What it keeps starts anew.'
-        )
-        saved['state'] = {}
+    """Give each parameter its moments, by name, where they fit the optimiser of the config."""
+    saved, optimizer = checkpoint['optimizer'], runner.optim_wrapper.optimizer
     if not hasattr(runner.optim_wrapper, 'loss_scaler'):
         saved.pop('loss_scaler', None)
+    kept = {name for state in saved['state'].values() for name in state}
+    names = state_names(optimizer)
+    if names is not None and kept and kept != names:
+        runner.logger.warning(
+            f'The config has another optimiser than the checkpoint: {type(optimizer).__name__} keeps '
+            f'{", ".join(sorted(names)) or "nothing"} for each weight, the checkpoint has {", ".join(sorted(kept))}. '
+            'What it keeps starts anew.'
+        )
+        saved['state'] = {}
+        return
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    places, name_of = saved_places(saved, model), {weight: name for name, weight in model.named_parameters()}
+    state, anew = {}, []
+    weights = [weight for group in optimizer.param_groups for weight in group['params']]
+    indices = [index for group in optimizer.state_dict()['param_groups'] for index in group['params']]
+    for weight, index in zip(weights, indices):
+        name = name_of[weight]
+        if name in places and places[name] in saved['state']:
+            state[index] = saved['state'][places[name]]
+        elif weight.requires_grad:
+            anew.append(name)
+    if anew and state:
+        runner.logger.warning(
+            f'The checkpoint did not train {len(anew)} weights that this config trains, such as {anew[0]}: their '
+            'moments start anew.'
+        )
+    saved['state'] = state
 
 
 def restore_schedule(runner: Runner, checkpoint: dict, epoch: int, done: int) -> list[Row]:
@@ -151,16 +172,12 @@ def restore_schedule(runner: Runner, checkpoint: dict, epoch: int, done: int) ->
     Walking repeats the arithmetic of the run, step by step, so that nothing changes if the config has not: the rate
     that a schedule gives depends on the one before.
     """
-    wrapper, schedulers = runner.optim_wrapper, runner.param_schedulers or []
-    if not isinstance(wrapper, OptimWrapper) or not isinstance(schedulers, list):
-        runner.logger.warning('Several optimisers: their rates and schedules are those of the checkpoint.')
-        return []
+    schedulers, length = runner.param_schedulers or [], len(runner.train_dataloader)
+    saved = checkpoint['optimizer']
     if any(getattr(scheduler, 'need_val_args', False) for scheduler in schedulers):
-        runner.logger.warning('A schedule follows the validations: rates and schedules are those of the checkpoint.')
-        return []
+        return keep_schedule(runner, saved)
     by_step = [scheduler for scheduler in schedulers if not scheduler.by_epoch]
     by_epoch = [scheduler for scheduler in schedulers if scheduler.by_epoch]
-    length = len(runner.train_dataloader)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # that a schedule is stepped without its optimiser
         for _ in range(epoch):
@@ -169,7 +186,7 @@ def restore_schedule(runner: Runner, checkpoint: dict, epoch: int, done: int) ->
         walk(by_step, done)
     checkpoint['param_schedulers'] = deepcopy([scheduler.state_dict() for scheduler in schedulers])
 
-    saved, live = checkpoint['optimizer'], wrapper.state_dict()
+    live = runner.optim_wrapper.state_dict()
     rows = []
     for name in ('lr', 'weight_decay'):
         before, now = (sorted({group.get(name) for group in groups['param_groups']}) for groups in (saved, live))
@@ -179,6 +196,25 @@ def restore_schedule(runner: Runner, checkpoint: dict, epoch: int, done: int) ->
     if 'base_param_settings' in live:
         saved['base_param_settings'] = live['base_param_settings']
     return rows
+
+
+def keep_schedule(runner: Runner, saved: dict) -> list[Row]:
+    """Keep the rates of the checkpoint, for a schedule that follows the validations and so cannot be repeated.
+
+    Raises:
+        CheckpointError: The config has other groups of parameters.
+    """
+    live = runner.optim_wrapper.state_dict()
+    if len(saved['param_groups']) != len(live['param_groups']):
+        raise CheckpointError(
+            f'The schedule follows the validations, so its rates must come from the checkpoint, which has '
+            f'{len(saved["param_groups"])} groups of parameters where the config has {len(live["param_groups"])}: '
+            'resume with the config of that run'
+        )
+    runner.logger.warning('The schedule follows the validations: rates and schedule are those of the checkpoint.')
+    for group, own in zip(saved['param_groups'], live['param_groups']):
+        group.update((key, own[key]) for key in ('params', 'param_names', *OF_THE_MACHINE) if key in own)
+    return []
 
 
 def walk(schedulers: Iterable[_ParamScheduler], steps: int) -> None:

@@ -19,8 +19,10 @@ from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
 from mmengine.optim import BaseOptimWrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner, find_latest_checkpoint
+from torch.utils.data import DataLoader
 
 from ..runtime.files import remove_partial, replacing
+from ..utils.options import Count, check_options
 from .loops import INTERRUPTED, ResumableTrainLoop
 from .resume import keep_gradients, restore_run
 
@@ -105,13 +107,23 @@ class SafeCheckpointHook(CheckpointHook):
 
     Args:
         signals: Names of the signals to react to.
+        signal_interval: With several ranks, steps from one exchange of signals to the next, since each waits for the
+            device. They are exchanged at the end of an epoch, too; a rank that is alone reacts at once.
         **kwargs: As in mmengine.
+
+    Raises:
+        OptionError: An interval below 1.
     """
 
-    def __init__(self, *args, signals: Sequence[str] = ('SIGTERM', 'SIGUSR1'), **kwargs) -> None:
+    def __init__(
+        self, *args, signals: Sequence[str] = ('SIGTERM', 'SIGUSR1'), signal_interval: int = 10, **kwargs
+    ) -> None:
         super().__init__(*args, **kwargs)
+        check_options('SafeCheckpointHook', {'signal_interval': signal_interval}, {'signal_interval': (Count, 10)})
+        self.signal_interval = signal_interval
         self.signals = [getattr(signal, name) for name in signals if hasattr(signal, name)]  # Windows lacks some
         self._signal = 0  # number of the signal that came
+        self._agreed = 0  # the same, known to all ranks
         self._handlers: dict = {}
         self._outdated: list[str] = []
         self._saved_step = -1
@@ -176,7 +188,7 @@ class SafeCheckpointHook(CheckpointHook):
         if isinstance(loop, ResumableTrainLoop):
             runner.message_hub.update_info(INTERRUPTED, [runner.epoch, batch_idx + 1, len(runner.train_dataloader)])
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
-        number = self._signal_on_any_rank()
+        number = self._signal_on_any_rank(runner.train_dataloader, batch_idx)
         # A batch whose gradient waits for others (accumulative_counts) would be lost.
         if not number or not getattr(runner.optim_wrapper, 'should_update', lambda: True)():
             return
@@ -190,7 +202,9 @@ class SafeCheckpointHook(CheckpointHook):
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         """Stop at once after a signal, if the weights that are being evaluated are saved."""
         # A resumed run may validate before training, when its step counts as saved: it was loaded from a checkpoint.
-        if self._saved_step == runner.iter and (number := self._signal_on_any_rank()):
+        if self._saved_step != runner.iter:
+            return
+        if number := self._signal_on_any_rank(runner.val_dataloader, batch_idx):
             self._exit(runner, number, f'{signal.Signals(number).name}: stopped; --resume evaluates this epoch first')
 
     def after_val_epoch(self, runner: Runner, metrics: dict) -> None:
@@ -213,15 +227,18 @@ class SafeCheckpointHook(CheckpointHook):
     def _note_signal(self, number: int, frame: object) -> None:
         self._signal = number
 
-    def _signal_on_any_rank(self) -> int:
-        """Number of a signal that any rank got, or 0. All ranks must call this at the same step."""
+    def _signal_on_any_rank(self, loader: DataLoader, batch_idx: int) -> int:
+        """Number of a signal that any rank got, or 0. All ranks must call this at the same step, with its batch."""
         if self._launcher is not None and os.getppid() != self._launcher:
             self._signal = signal.SIGTERM
-        if not is_distributed():
-            return self._signal
+        if not is_distributed() or self._agreed:
+            return self._agreed or self._signal
+        if not (self.every_n_inner_iters(batch_idx, self.signal_interval) or self.end_of_epoch(loader, batch_idx)):
+            return 0
         number = torch.tensor(self._signal)
         all_reduce(number, 'max')
-        return int(number)
+        self._agreed = int(number)
+        return self._agreed
 
     @staticmethod
     def _exit(runner: Runner, number: int, message: str) -> None:

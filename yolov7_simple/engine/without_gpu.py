@@ -10,13 +10,19 @@ from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
-from mmdet.registry import MODEL_WRAPPERS, OPTIM_WRAPPER_CONSTRUCTORS
+from mmdet.registry import MODEL_WRAPPERS
 from mmengine.device import get_device
-from mmengine.logging import print_log
 from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
-from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+
+def has_mixed_precision() -> bool:
+    """Whether the device is one that mmengine's AmpOptimWrapper supports; Apple's MPS, as the CPU, is not.
+
+    SyncBN and mmengine's start of torch.distributed need such a device, too.
+    """
+    return get_device() in ('cuda', 'npu', 'mlu', 'musa')
 
 
 @MODEL_WRAPPERS.register_module()
@@ -32,7 +38,7 @@ class DeviceAwareDistributedDataParallel(MMDistributedDataParallel):
     def __init__(
         self, module: nn.Module, device_ids: list[int] | None = None, find_unused_parameters: bool = False
     ) -> None:
-        if get_device() == 'cpu':
+        if not has_mixed_precision():
             module, device_ids = revert_sync_batchnorm(module), None
         # SyncBN's statistics are equal on all ranks, BatchNorm's stay each rank's. Newer torch renamed the option.
         options = inspect.signature(DistributedDataParallel.__init__).parameters
@@ -45,30 +51,6 @@ class DeviceAwareDistributedDataParallel(MMDistributedDataParallel):
         )
 
 
-@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
-class DeviceAwareOptimWrapperConstructor(DefaultOptimWrapperConstructor):
-    """mmengine's constructor, with which a recipe for GPUs also trains on a CPU.
-
-    Float16 mixed precision needs an accelerator, so without one training is in float32. A line in the log says so, and
-    that SyncBN is gone, which mmengine's runner or :class:`DeviceAwareDistributedDataParallel` has replaced by then.
-    With an accelerator nothing changes.
-    """
-
-    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
-        self.on_cpu = get_device() == 'cpu'
-        if self.on_cpu and optim_wrapper_cfg.get('type') == 'AmpOptimWrapper':
-            dropped = ('type', 'loss_scale', 'dtype', 'use_fsdp')
-            kept = {key: value for key, value in optim_wrapper_cfg.items() if key not in dropped}
-            optim_wrapper_cfg = {'type': 'OptimWrapper', **kept}
-        super().__init__(optim_wrapper_cfg, paramwise_cfg)
-
-    def __call__(self, model: nn.Module) -> OptimWrapper:
-        """Build the optimiser and its wrapper."""
-        if self.on_cpu:
-            print_log('No GPU: training in float32 with plain BatchNorm, not mixed precision and SyncBN.', 'current')
-        return super().__call__(model)
-
-
 def join_processes_without_gpu(arguments: Sequence[str]) -> None:
     """Start torch.distributed on the CPU, for which mmengine requires a GPU.
 
@@ -78,7 +60,7 @@ def join_processes_without_gpu(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument('--launcher', default='none')
     launcher = parser.parse_known_args(arguments)[0].launcher
-    if launcher == 'none' or get_device() != 'cpu':
+    if launcher == 'none' or has_mixed_precision():
         return
     if launcher == 'slurm' and 'SLURM_PROCID' in os.environ:
         use_slurms_numbers()
