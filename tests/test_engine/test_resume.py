@@ -6,6 +6,7 @@ import signal
 
 import pytest
 import torch
+from conftest import write_coco
 from kill_and_resume import assert_same, load
 from mmengine.hooks import Hook
 from tool_runs import scalars, tool
@@ -154,11 +155,10 @@ def test_nothing_of_another_run_is_removed(run, first, tmp_path):
     assert len(list(other.glob('best_*.pth'))) == 1 and not (other / 'epoch_2.pth').exists()
 
 
-def test_other_classes_are_refused(run, first, project, tmp_path):
-    swapped = ('disc', 'box')
-    options = {
-        f'{name}.metainfo.classes': swapped for name in ('train_dataloader.dataset.dataset', 'val_dataloader.dataset')
-    }
+def test_other_classes_are_refused(run, first, tmp_path):
+    write_coco(tmp_path / 'data', classes=('disc', 'box'))
+    dataset = {'data_root': str(tmp_path / 'data'), 'metainfo.classes': ('disc', 'box')}
+    options = {f'train_dataloader.dataset.dataset.{key}': value for key, value in dataset.items()}
     with pytest.raises(CheckpointError, match=r"other classes.*\('box', 'disc'\), now \('disc', 'box'\).*load_from"):
         run(tmp_path, resume=first / 'epoch_1.pth', **options)
 
@@ -171,6 +171,25 @@ def test_another_optimiser_starts_anew_and_says_so(run, first, tmp_path):
     assert 'another optimiser than the checkpoint: SGD keeps momentum_buffer' in log_of(tmp_path)
     states = runner.optim_wrapper.state_dict()['state'].values()
     assert states and all(set(state) == {'momentum_buffer'} for state in states)
+
+
+def test_augmentation_data_and_options_of_the_model_are_those_of_the_config(run, first, tmp_path):
+    write_coco(tmp_path / 'data', num_images=8)
+    options = {
+        'train_dataloader.dataset.pipeline.0.mixup_prob': 0.0,
+        'train_dataloader.dataset.dataset.data_root': str(tmp_path / 'data'),
+        'model.train_cfg.assigner.center_radius': 1.5,
+    }
+    runner = run(tmp_path, resume=first / 'epoch_2.pth', with_text=True, **options)
+    assert runner.model.bbox_head.assigner.center_radius == 1.5
+    assert runner.train_dataloader.dataset.pipeline[0].mixup_prob == 0.0
+    log = log_of(tmp_path)
+    assert all(f'  {key}  ' in log for key in options)
+
+
+def test_a_model_of_other_shapes_is_refused(run, first, tmp_path):
+    with pytest.raises(CheckpointError, match=r'bbox_head'):
+        run(tmp_path, resume=first / 'epoch_2.pth', **{'model.bbox_head.stacked_convs': 1})
 
 
 def test_frozen_stages_may_change(run, first, tmp_path):
