@@ -14,6 +14,7 @@ import yolov7_simple
 PRIVATE = [
     ('mmengine.runner:Runner', '_resume'),
     ('mmengine.runner:Runner', '_load_from'),
+    ('mmengine.runner:Runner', '_randomness_cfg'),
     ('mmengine.runner:EpochBasedTrainLoop', '_decide_current_val_interval'),
     ('mmengine.runner.runner:_SlicedDataset', '_dataset'),
     ('mmengine.hooks:CheckpointHook', '_save_checkpoint_with_step'),

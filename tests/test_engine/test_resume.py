@@ -122,7 +122,7 @@ def test_rate_and_weight_decay_are_those_of_the_config(run, first, tmp_path):
 
 def test_what_has_not_changed_is_not_reported_and_goes_on_to_the_last_bit(run, first, tmp_path):
     run(tmp_path, Worse(), resume=first / 'epoch_1.pth', with_text=True)
-    assert 'the config rules' not in log_of(tmp_path)
+    assert 'what is of now rules' not in log_of(tmp_path)
     # The paths of the best checkpoints differ.
     one, other = load(tmp_path / 'epoch_3.pth'), load(first / 'epoch_3.pth')
     for key in ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers'):

@@ -14,20 +14,21 @@ from pathlib import Path
 import torch
 from mmengine.hooks import EMAHook
 from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapper, _ParamScheduler
+from mmengine.optim import OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 from torch.optim import Optimizer
 
 from ..utils.checkpoint import CheckpointError
-from ..utils.config_differences import Row, config_differences, table
+from ..utils.config_differences import Difference, config_differences, table
 from .loops import INTERRUPTED, ResumableTrainLoop
 from .optimizers import OF_THE_MACHINE, saved_places
+from .provenance import PROVENANCE, provenance_differences
 
 GRADIENTS = 'accumulated_gradients'  # key of a checkpoint: {parameter: gradient} of steps that wait for an update
 
 
-def restore_run(runner: Runner, checkpoint: dict, filename: str = 'the checkpoint') -> None:
+def restore_run(runner: Runner, checkpoint: dict, filename: str, now: dict[str, str]) -> None:
     """Change a checkpoint, before the runner reads it, so that the config rules and only the position is restored.
 
     Rates, weight decay and all other options are those that the config gives at the position of the checkpoint. Kept
@@ -38,12 +39,14 @@ def restore_run(runner: Runner, checkpoint: dict, filename: str = 'the checkpoin
         runner: With a built model, optimiser and schedule, before its first step.
         checkpoint: As :meth:`Runner.save_checkpoint` writes it; changed in place.
         filename: For messages.
+        now: As of :func:`describe_run`.
 
     Raises:
         CheckpointError: It does not hold what resuming needs, or it was trained on other classes.
     """
     check_resumable(runner, checkpoint, filename)
     rows = config_differences(checkpoint['meta'].get('cfg'), runner.cfg.to_dict())
+    rows += provenance_differences(checkpoint['meta'].get(PROVENANCE, {}), now)
     epoch, done = find_position(runner, checkpoint)
     restore_average(runner, checkpoint)
     if isinstance(runner.optim_wrapper, OptimWrapper):
@@ -58,10 +61,12 @@ def restore_run(runner: Runner, checkpoint: dict, filename: str = 'the checkpoin
     if seed is not None:
         checkpoint['meta']['seed'] = seed
     # Noted before the checkpoint was loaded, and of the earlier run by now.
-    known, now = checkpoint['message_hub']['runtime_info'], runner.message_hub.runtime_info
-    known.update((key, now[key]) for key in ('cfg', 'experiment_name') if key in now)
+    known, noted = checkpoint['message_hub']['runtime_info'], runner.message_hub.runtime_info
+    known.update((key, noted[key]) for key in ('cfg', 'experiment_name') if key in noted)
     if rows:
-        runner.logger.warning('\n'.join([f'{filename}: the config rules where the checkpoint differs.', *table(rows)]))
+        runner.logger.warning(
+            '\n'.join([f'{filename}: what differs from the checkpoint; what is of now rules.', *table(rows)])
+        )
     if isinstance(runner.train_loop, EpochBasedTrainLoop) and epoch >= runner.max_epochs:
         runner.logger.warning(
             f'{filename} has trained {epoch} epochs, and the config asks for {runner.max_epochs}: nothing is left to '
@@ -166,7 +171,7 @@ def restore_optimizer(runner: Runner, checkpoint: dict) -> None:
     saved['state'] = state
 
 
-def restore_schedule(runner: Runner, checkpoint: dict, epoch: int, done: int) -> list[Row]:
+def restore_schedule(runner: Runner, checkpoint: dict, epoch: int, done: int) -> list[Difference]:
     """Walk the schedule of the config to the position, and put its values over those of the checkpoint.
 
     Walking repeats the arithmetic of the run, step by step, so that nothing changes if the config has not: the rate
@@ -198,7 +203,7 @@ def restore_schedule(runner: Runner, checkpoint: dict, epoch: int, done: int) ->
     return rows
 
 
-def keep_schedule(runner: Runner, saved: dict) -> list[Row]:
+def keep_schedule(runner: Runner, saved: dict) -> list[Difference]:
     """Keep the rates of the checkpoint, for a schedule that follows the validations and so cannot be repeated.
 
     Raises:
@@ -217,7 +222,7 @@ def keep_schedule(runner: Runner, saved: dict) -> list[Row]:
     return []
 
 
-def walk(schedulers: Iterable[_ParamScheduler], steps: int) -> None:
+def walk(schedulers: list, steps: int) -> None:
     """Step schedules as mmengine's ParamSchedulerHook does."""
     for _ in range(steps):
         for scheduler in schedulers:

@@ -21,9 +21,10 @@ from mmengine.optim import BaseOptimWrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner, find_latest_checkpoint
 from torch.utils.data import DataLoader
 
-from ..runtime.files import remove_partial, replacing
+from ..runtime.files import remove_partial, replacing, write_json
 from ..utils.options import Count, check_options
 from .loops import INTERRUPTED, ResumableTrainLoop
+from .provenance import PROVENANCE, describe_run
 from .resume import keep_gradients, restore_run
 
 BACKEND = 'yolov7_simple.atomic'
@@ -147,14 +148,18 @@ class SafeCheckpointHook(CheckpointHook):
         """
         if runner._resume and isinstance(runner.optim_wrapper, BaseOptimWrapper):
             self._resumed_from = Path(runner._load_from or find_latest_checkpoint(runner.work_dir))
-            restore_run(runner, checkpoint, str(self._resumed_from))
+            restore_run(runner, checkpoint, str(self._resumed_from), describe_run(runner))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Keep gradients that wait for an update."""
+        """Keep gradients that wait for an update, and what made the checkpoint."""
         keep_gradients(runner, checkpoint)
+        checkpoint['meta'][PROVENANCE] = self._provenance
 
     def before_train(self, runner: Runner) -> None:
         """Handle signals from now on, and evaluate the last epoch if a stopped run did not."""
+        self._provenance = describe_run(runner)
+        if is_main_process():
+            write_json(Path(runner.log_dir) / 'provenance.json', self._provenance)
         known = runner.message_hub.runtime_info
         if self.backend_args is None and '://' not in str(self.out_dir or runner.work_dir):
             self.backend_args = {'backend': BACKEND}

@@ -111,17 +111,22 @@ def is_web_page(path: Path) -> bool:
         return file.read(512).lstrip().lower().startswith((b'<!doctype', b'<html'))
 
 
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open('rb') as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def noted_sha256(path: Path) -> str:
     """SHA-256 of a file, compared with the one that is noted beside it; the first time it is noted.
 
     Raises:
         CheckpointError: The file has changed.
     """
-    digest = hashlib.sha256()
-    with path.open('rb') as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    found = digest.hexdigest()
+    found = file_sha256(path)
     note = path.with_name(f'{path.name}.sha256')
     if note.is_file():
         noted = note.read_text().split(maxsplit=1)[0] if note.stat().st_size else 'nothing'
