@@ -136,7 +136,27 @@ def merge_groups(groups: Iterable[dict], model: nn.Module) -> list[dict]:
     return merged
 
 
-class Place(NamedTuple):
+def log_gradient_norm(wrapper: OptimWrapper) -> None:
+    """Have a wrapper log the norm of the gradient as ``train/grad_norm``, also if it does not clip by it.
+
+    Args:
+        wrapper: mmengine's; it goes on clipping as it did, or not at all.
+    """
+    options, clip = wrapper.clip_grad_kwargs, getattr(wrapper, 'clip_func', None)
+    if options and wrapper.grad_name == 'grad_norm':
+        return
+
+    def measure(parameters: list[nn.Parameter], **kwargs) -> torch.Tensor:
+        norm = torch.stack([parameter.grad.norm() for parameter in parameters]).norm()
+        if options:
+            clip(parameters, **kwargs)
+        return norm
+
+    # Without options mmengine would not call it.
+    wrapper.clip_func, wrapper.grad_name, wrapper.clip_grad_kwargs = measure, 'grad_norm', options or {'norm_type': 2}
+
+
+class SavedPlace(NamedTuple):
     """Where a checkpoint has the optimiser's state of a parameter.
 
     Args:
@@ -148,7 +168,7 @@ class Place(NamedTuple):
     index: int
 
 
-def saved_places(saved: dict, model: nn.Module) -> dict[str, Place]:
+def saved_places(saved: dict, model: nn.Module) -> dict[str, SavedPlace]:
     """Find the parameters in the saved state of an optimiser, by name.
 
     Args:
@@ -160,7 +180,7 @@ def saved_places(saved: dict, model: nn.Module) -> dict[str, Place]:
         CheckpointError: It has no names, and is in no known order.
     """
     groups = saved['param_groups']
-    places = [Place(i, index) for i, group in enumerate(groups) for index in group['params']]
+    places = [SavedPlace(i, index) for i, group in enumerate(groups) for index in group['params']]
     names = [name for group in groups for name in group.get('param_names', ())]
     if len(names) != len(places):
         parameters = dict(model.named_parameters())
@@ -175,7 +195,7 @@ def saved_places(saved: dict, model: nn.Module) -> dict[str, Place]:
     return dict(zip(names, places))
 
 
-def _has_shapes(state: dict, places: list[Place], names: list[str], parameters: dict[str, nn.Parameter]) -> bool:
+def _has_shapes(state: dict, places: list[SavedPlace], names: list[str], parameters: dict[str, nn.Parameter]) -> bool:
     """Whether the first moments have the shapes of their parameters."""
     for name, place in zip(names, places):
         values = state.get(place.index, {})
@@ -212,8 +232,7 @@ def regroup_state(saved: dict, optimizer: torch.optim.Optimizer, model: nn.Modul
             missing = [names[p] for p, place in zip(group['params'], found.values()) if not place and p.requires_grad]
             if missing:
                 raise CheckpointError(
-                    f'The optimiser of the checkpoint has not trained {len(missing)} parameters that this config '
-                    f'trains, such as {missing[0]}: {ADVICE}'
+                    f'The optimiser of the checkpoint has not trained {missing[0]}, which this config trains: {ADVICE}'
                 )
             known = {i: place for i, place in found.items() if place}
             state.update(
