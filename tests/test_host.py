@@ -19,6 +19,7 @@ PRIVATE = [
     ('mmengine.runner.runner:_SlicedDataset', '_dataset'),
     ('mmengine.hooks:CheckpointHook', '_save_checkpoint_with_step'),
     ('mmengine.hooks:CheckpointHook', '_save_best_checkpoint'),
+    ('mmengine.optim.scheduler.param_scheduler:_ParamScheduler', '_last_value'),
     ('mmdet.models.data_preprocessors:BatchSyncRandomResize', '_random_size_range'),
     ('mmdet.models.data_preprocessors:BatchSyncRandomResize', '_interval'),
     ('mmdet.models.data_preprocessors:BatchSyncRandomResize', '_size_divisor'),
@@ -38,6 +39,9 @@ PUBLIC = [
     ('torch.utils.data:DataLoader', 'worker_init_fn'),
     ('mmdet.evaluation.metrics.coco_metric', 'COCOeval'),
     ('mmengine.hooks:CheckpointHook', 'file_backend'),
+    ('mmengine.optim:OptimWrapper', 'clip_func'),
+    ('mmengine.optim:OptimWrapper', 'clip_grad_kwargs'),
+    ('mmengine.optim:OptimWrapper', 'grad_name'),
 ]
 # Private by name only: they are documented.
 # Of os, of NamedTuple, and of VIA's files.

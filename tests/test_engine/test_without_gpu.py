@@ -1,37 +1,32 @@
-import copy
+"""Devices without mixed precision and SyncBN: the CPU, and Apple's MPS."""
 
-from mmengine.optim import OptimWrapper, build_optim_wrapper
+import pytest
+import torch
 from torch import nn
 
 from yolov7_simple.engine import without_gpu
 
-RECIPE = {
-    'constructor': 'DeviceAwareOptimWrapperConstructor',
-    'type': 'AmpOptimWrapper',
-    'loss_scale': 'dynamic',
-    'optimizer': {'type': 'AdamW', 'lr': 0.002, 'weight_decay': 0.05},
-    'paramwise_cfg': {'norm_decay_mult': 0.0, 'bias_decay_mult': 0.0},
-    'clip_grad': {'max_norm': 35.0, 'norm_type': 2},
-}
+
+@pytest.mark.parametrize(
+    ('device', 'expected'),
+    [('cpu', False), ('mps', False), ('cuda', True), ('npu', True), ('mlu', True), ('musa', True)],
+)
+def test_mixed_precision_is_for_devices_that_mmengine_supports(monkeypatch, device, expected):
+    monkeypatch.setattr(without_gpu, 'get_device', lambda: device)
+    assert without_gpu.has_mixed_precision() is expected
 
 
-def test_without_a_gpu_the_recipe_is_float32(monkeypatch):
-    monkeypatch.setattr(without_gpu, 'get_device', lambda: 'cpu')
-    lines = []
-    monkeypatch.setattr(without_gpu, 'print_log', lambda text, *_: lines.append(text))
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
-    wrapper = build_optim_wrapper(model, copy.deepcopy(RECIPE))
-    assert type(wrapper) is OptimWrapper
-    assert wrapper.clip_grad_kwargs == {'max_norm': 35.0, 'norm_type': 2}
-    assert len(lines) == 1 and 'float32' in lines[0]
-    groups = {id(p): group['weight_decay'] for group in wrapper.optimizer.param_groups for p in group['params']}
-    assert [groups[id(p)] for p in model.parameters()] == [0.05, 0.0, 0.0, 0.0]
-
-
-def test_with_a_gpu_nothing_changes(monkeypatch):
-    monkeypatch.setattr(without_gpu, 'get_device', lambda: 'cuda')
-    constructor = without_gpu.DeviceAwareOptimWrapperConstructor(
-        {key: value for key, value in RECIPE.items() if key not in ('constructor', 'paramwise_cfg')}
-    )
-    assert constructor.optim_wrapper_cfg['type'] == 'AmpOptimWrapper'
-    assert constructor.optim_wrapper_cfg['loss_scale'] == 'dynamic'
+@pytest.mark.parametrize('device', ['cpu', 'mps', 'npu'])
+def test_ranks(monkeypatch, device):
+    """Without such a device SyncBN is replaced, DDP gets no number of a device, and gloo joins the processes."""
+    monkeypatch.setattr(without_gpu, 'get_device', lambda: device)
+    made, joined = {}, []
+    monkeypatch.setattr(without_gpu.MMDistributedDataParallel, '__init__', lambda self, **options: made.update(options))
+    monkeypatch.setattr(torch.distributed, 'init_process_group', joined.append)
+    monkeypatch.setattr(torch, 'set_num_threads', lambda number: None)
+    monkeypatch.setenv('RANK', '0')
+    without_gpu.DeviceAwareDistributedDataParallel(nn.Sequential(nn.SyncBatchNorm(4)), [0])
+    without_gpu.join_processes_without_gpu(['--launcher', 'pytorch'])
+    assert isinstance(made['module'][0], nn.SyncBatchNorm) is (device == 'npu')
+    assert made['device_ids'] == ([0] if device == 'npu' else None)
+    assert joined == ([] if device == 'npu' else ['gloo'])

@@ -131,6 +131,26 @@ def merge_groups(groups: Iterable[dict], model: nn.Module) -> list[dict]:
     return merged
 
 
+def log_gradient_norm(wrapper: OptimWrapper) -> None:
+    """Have a wrapper log the norm of the gradient as ``train/grad_norm``, also if it does not clip by it.
+
+    Args:
+        wrapper: mmengine's; it goes on clipping as it did, or not at all.
+    """
+    options, clip = wrapper.clip_grad_kwargs, getattr(wrapper, 'clip_func', None)
+    if options and wrapper.grad_name == 'grad_norm':
+        return
+
+    def measure(parameters: list[nn.Parameter], **kwargs) -> torch.Tensor:
+        norm = torch.stack([parameter.grad.norm() for parameter in parameters]).norm()
+        if options:
+            clip(parameters, **kwargs)
+        return norm
+
+    # Without options mmengine would not call it.
+    wrapper.clip_func, wrapper.grad_name, wrapper.clip_grad_kwargs = measure, 'grad_norm', options or {'norm_type': 2}
+
+
 def saved_places(saved: dict, model: nn.Module) -> dict[str, int]:
     """Find the parameters in the saved state of an optimiser: name -> key in ``state``.
 
