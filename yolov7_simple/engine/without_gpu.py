@@ -18,6 +18,8 @@ from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from .memory_format import match_memory_format
+
 
 @MODEL_WRAPPERS.register_module()
 class DeviceAwareDistributedDataParallel(MMDistributedDataParallel):
@@ -66,7 +68,9 @@ class DeviceAwareOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         """Build the optimiser and its wrapper."""
         if self.on_cpu:
             print_log('No GPU: training in float32 with plain BatchNorm, not mixed precision and SyncBN.', 'current')
-        return super().__call__(model)
+        wrapper = super().__call__(model)
+        wrapper.optimizer.register_load_state_dict_post_hook(match_memory_format)
+        return wrapper
 
 
 def join_processes_without_gpu(arguments: Sequence[str]) -> None:
