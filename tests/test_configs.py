@@ -8,6 +8,7 @@ from mmengine.config import Config
 from mmengine.optim import CosineAnnealingLR
 from torch.utils.flop_counter import FlopCounterMode
 
+from yolov7_simple import ForeachExpMomentumEMA
 from yolov7_simple.engine.loops import resolve_intervals
 from yolov7_simple.report.runs import POINTS_PER_EPOCH, plan_schedule
 
@@ -75,7 +76,7 @@ def test_recipe(path):
     hooks = {hook.type: hook for hook in cfg.custom_hooks}
     assert hooks['LastStageHook'].num_last_epochs == 20
     ema = hooks['EMAHook']
-    assert (ema.ema_type, ema.momentum, ema.gamma, ema.update_buffers) == ('ExpMomentumEMA', 0.0002, 2000, True)
+    assert (ema.ema_type, ema.momentum, ema.gamma, ema.update_buffers) == ('ForeachExpMomentumEMA', 0.0002, 2000, True)
     assert {'NumClassCheckHook', 'NonFiniteLossHook'} <= {hook.type for hook in cfg.default_hooks.values()}
     assert cfg.default_hooks.checkpoint.save_best == 'coco/bbox_mAP'
     mosaic, hsv, _ = cfg.train_dataloader.dataset.pipeline
@@ -140,11 +141,9 @@ def test_a_run_may_end_within_the_warm_up(tmp_path, max_epochs):
 
 
 def test_ema_ramps_as_the_originals():
-    from mmdet.models.layers import ExpMomentumEMA
-
     model = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.zeros_(model.weight)
-    ema = ExpMomentumEMA(model, momentum=0.0002, gamma=2000)
+    ema = ForeachExpMomentumEMA(model, momentum=0.0002, gamma=2000)
     expected = 0.0
     torch.nn.init.ones_(model.weight)
     ema.steps.fill_(1)  # the first call only copies

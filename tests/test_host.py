@@ -30,6 +30,8 @@ PRIVATE = [
     ('mmdet.evaluation:CocoMetric', '_coco_api'),
     ('faster_coco_eval.core.faster_eval_api:COCOeval', '_paramsEval'),
     ('torch.nn.modules.batchnorm', '_BatchNorm'),
+    ('torch', '_foreach_mul_'),
+    ('torch', '_foreach_add_'),
     ('numpy', '_core'),
     ('numpy:{core}.multiarray', '_reconstruct'),
 ]

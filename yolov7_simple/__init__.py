@@ -11,6 +11,7 @@ __version__ = '0.1.0'
 
 # Where each registered class is; `yolov7_simple.ELANNet` is the class itself.
 _CLASSES = {
+    'BatchDetDataPreprocessor': 'models.data_preprocessor',
     'BatchMultiScale': 'models.multi_scale',
     'BatchSimOTAAssigner': 'models.assigner',
     'CheckImageFile': 'datasets.loading',
@@ -23,8 +24,10 @@ _CLASSES = {
     'ELANPAFPN': 'models.neck',
     'ExactFasterCocoMetric': 'evaluation',
     'FastInferenceHook': 'engine.hooks',
+    'ForeachExpMomentumEMA': 'models.ema',
     'LastStageHook': 'engine.hooks',
     'LossValLoop': 'engine.loops',
+    'MemoryFormatHook': 'engine.memory_format',
     'MixDatasetHook': 'engine.hooks',
     'MosaicAffineMixUp': 'datasets.mosaic',
     'NonFiniteLossHook': 'engine.hooks',
@@ -46,7 +49,8 @@ def _change_process() -> None:
     3. ``torch.load`` and mmengine's loader read mmengine's own checkpoints with ``weights_only`` on.
     4. mmengine gets a checkpoint scheme of ours, ``rtodlab://NAME``.
     5. mmengine gets a file backend of ours, which writes checkpoints.
-    6. Two warnings are filtered: Pillow's, as an unreadable image raises our own error, and torch's on meshgrid.
+    6. Three warnings are filtered: Pillow's, as an unreadable image raises our own error, torch's on meshgrid, and that
+       on pinned memory, which the configs ask for and only a GPU has.
     """
     from .ops import mmcv_ext
 
@@ -68,6 +72,7 @@ def _change_process() -> None:
     register_backend(BACKEND, AtomicLocalBackend, force=True)
     warnings.filterwarnings('ignore', module=r'PIL\.')
     warnings.filterwarnings('ignore', message='torch.meshgrid: in an upcoming release')
+    warnings.filterwarnings('ignore', message="'pin_memory' argument is set as true")
 
 
 # Without mmdet, or where only the runtime is asked for, nothing is registered and torch, which takes seconds to import,

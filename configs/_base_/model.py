@@ -2,11 +2,12 @@
 model = dict(
     type='SingleStageDetector',
     data_preprocessor=dict(
-        type='DetDataPreprocessor',
+        type='BatchDetDataPreprocessor',
         mean=[0.0, 0.0, 0.0],
         std=[255.0, 255.0, 255.0],
         bgr_to_rgb=False,
         pad_size_divisor=32,
+        non_blocking=True,  # of pinned memory, so that the CPU need not wait for the copies
         # Images of a batch are padded after the division by 255.
         pad_value=114 / 255,
         # Every step another size: 0.5 to 1.25 times 640.

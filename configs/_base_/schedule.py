@@ -28,7 +28,7 @@ custom_hooks = [
     dict(
         type='EMAHook',
         # decay = 0.9998 * (1 - exp(-step / 2000))
-        ema_type='ExpMomentumEMA',
+        ema_type='ForeachExpMomentumEMA',
         momentum=0.0002,
         gamma=2000,
         update_buffers=True,

@@ -1,8 +1,10 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from yolov7_simple.models.backbone import ELANNet
+from yolov7_simple.models.layers import SiLU
 
 
 @pytest.mark.parametrize(
@@ -92,3 +94,49 @@ def test_convolutions_start_as_pytorchs():
 def test_mistakes_are_named(kwargs, message):
     with pytest.raises(ValueError, match=message):
         ELANNet(**kwargs)
+
+
+@pytest.mark.parametrize('with_grad', [True, False])
+def test_the_activation_copies_nothing(with_grad):
+    net = ELANNet('tiny', widen_factor=0.25).requires_grad_(with_grad)
+    with Ops() as ops:
+        net(torch.rand(1, 3, 64, 64))
+    names = set(ops.names)
+    assert 'aten.clone.default' not in names
+    assert ('aten.silu.default' in names, 'aten.silu_.default' in names) == (with_grad, not with_grad)
+
+
+class Ops(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_activation_changes_no_number_and_no_activation_of_the_users():
+    values = torch.randn(4, 5)
+    wanted = nn.functional.silu(values)
+    assert torch.equal(SiLU(inplace=True)(values.clone().requires_grad_()), wanted)
+    copy = values.clone()
+    assert torch.equal(SiLU(inplace=True)(copy), wanted) and torch.equal(copy, wanted)
+    copy = values.clone()
+    assert torch.equal(SiLU()(copy), wanted) and torch.equal(copy, values)
+    theirs = [m for m in ELANNet('tiny', act_cfg={'type': 'SiLU'}).modules() if isinstance(m, nn.SiLU)]
+    assert theirs and not any(isinstance(m, SiLU) for m in theirs)
+    frozen = ELANNet('tiny', widen_factor=0.25, frozen_stages=1).train()
+    with Ops() as ops:
+        frozen(torch.rand(2, 3, 64, 64))
+    assert {'aten.silu.default', 'aten.silu_.default'} <= set(ops.names)
+
+
+def test_compiles_without_a_break():
+    net = ELANNet('tiny', widen_factor=0.25)
+    images = torch.rand(2, 3, 64, 64)
+    wanted = [out.detach() for out in net(images)]
+    torch.compiler.reset()
+    for found in (torch.compile(net, backend='eager', fullgraph=True)(images),):
+        for out, value in zip(found, wanted, strict=True):
+            torch.testing.assert_close(out, value)

@@ -14,6 +14,7 @@ from torch import nn
 
 from ..utils.checkpoint import CheckpointError
 from ..utils.options import OptionError
+from .memory_format import match_memory_format
 from .without_gpu import has_mixed_precision
 
 # Options that choose how a step is computed, not what: they are of the machine and not of the run.
@@ -66,7 +67,9 @@ class DeviceAwareOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         devices = {parameter.device.type for parameter in model.parameters()}
         if cls in FUSED_OPTIMIZERS and devices <= FUSED_DEVICES and not self.optimizer_cfg.keys() & {*OF_THE_MACHINE}:
             self.optimizer_cfg['fused'] = True
-        return super().__call__(model)
+        wrapper = super().__call__(model)
+        wrapper.optimizer.register_load_state_dict_post_hook(match_memory_format)
+        return wrapper
 
     def add_params(self, params: list[dict], module: nn.Module, prefix: str = '', **kwargs) -> None:
         """Add the parameters of a module to the groups, as mmengine does, and merge the groups of equal options.

@@ -17,30 +17,29 @@ from torch import Tensor, nn
 ConvFactory = Callable[..., nn.Module]
 # The original's eps and momentum differ from PyTorch's defaults, with which converted weights would give other numbers.
 DEFAULT_NORM_CFG = {'type': 'BN', 'eps': 1e-3, 'momentum': 0.03}
-DEFAULT_ACT_CFG = {'type': 'SiLU', 'inplace': True}
 # PyTorch's own default for nn.Conv2d, spelled out because mmcv's ConvModule replaces it.
-CONV_INIT_CFG = {
-    'type': 'Kaiming',
-    'layer': 'Conv2d',
-    'a': 5**0.5,
-    'distribution': 'uniform',
-    'mode': 'fan_in',
-    'nonlinearity': 'leaky_relu',
-}
+CONV_INIT_CFG = dict(
+    type='Kaiming', layer='Conv2d', a=5**0.5, distribution='uniform', mode='fan_in', nonlinearity='leaky_relu'
+)
+
+
+class SiLU(nn.SiLU):
+    """SiLU that overwrites its input only where no gradient needs it: elsewhere PyTorch would copy the input first."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map a tensor to one of the same shape."""
+        return nn.functional.silu(input, inplace=self.inplace and not input.requires_grad)
 
 
 def conv_factory(norm_cfg: dict | None = None, act_cfg: dict | None = None) -> ConvFactory:
-    """Bind the norm and activation of a module once.
+    """Bind norm and activation once: ``conv(in_channels, out_channels, kernel_size, stride=1, padding=0)``.
 
     Args:
         norm_cfg: Norm layer in mmcv's form; None is BatchNorm with the original's eps and momentum.
         act_cfg: Activation in mmcv's form; None is SiLU.
-
-    Returns:
-        ``conv(in_channels, out_channels, kernel_size, stride=1, padding=0)``.
     """
     norm_cfg = dict(DEFAULT_NORM_CFG if norm_cfg is None else norm_cfg)
-    act_cfg = dict(DEFAULT_ACT_CFG if act_cfg is None else act_cfg)
+    act_cfg = dict(type=SiLU) if act_cfg is None else dict(act_cfg)
     return partial(ConvModule, norm_cfg=norm_cfg, act_cfg=act_cfg)
 
 

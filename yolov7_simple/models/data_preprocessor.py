@@ -1,0 +1,49 @@
+"""Preprocessing of a batch that does not make a GPU wait."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from mmdet.models.data_preprocessors import DetDataPreprocessor
+from mmdet.registry import MODELS
+
+from ..utils.options import checked_options
+
+
+@MODELS.register_module()
+@checked_options
+class BatchDetDataPreprocessor(DetDataPreprocessor):
+    """mmdet's DetDataPreprocessor with the same options and results, but with fewer kernels and without waits.
+
+    On a GPU, images of one size are stacked before they are normalised. Boxes are sent to the device after the batch
+    augmentations, since a GPU that drops some of them makes the CPU wait for their number. With ``non_blocking`` and
+    ``pin_memory`` of the dataloader, the CPU does not wait for the copies either.
+    """
+
+    def cast_data(self, data: Any) -> Any:
+        """Move images to the device; samples stay where they are, in shallow copies."""
+        if not isinstance(data, Mapping):
+            return super().cast_data(data)
+        samples = data.get('data_samples')
+        images = self.cast_data(data['inputs'])
+        # On a CPU images one by one fit its cache. Those of other channels are left to the checks of the base.
+        if self.device.type != 'cpu' and not isinstance(images, torch.Tensor):
+            shapes = {image.shape for image in images}
+            if len(shapes) == 1 and next(iter(shapes))[:-2] == (3,):
+                images = torch.stack(images)
+        return {'inputs': images, 'data_samples': samples and [sample.new() for sample in samples]}
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        """Collate, move, normalise and pad a batch; in training also augment it.
+
+        Args:
+            data: ``inputs``, images (3, H, W) or a batch (B, 3, H, W), and ``data_samples``, if there are any.
+            training: Whether to apply the batch augmentations.
+
+        Returns:
+            The same keys; ``inputs`` are (B, 3, H, W).
+        """
+        data = super().forward(data, training)
+        return {**data, 'data_samples': self.cast_data(data['data_samples'])}
