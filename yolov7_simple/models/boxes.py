@@ -72,10 +72,9 @@ def gather_cells(levels: Sequence[Tensor], cells: Tensor) -> Tensor:
     gathered = None
     start = 0
     for level in levels:
-        stop = start + level.shape[2]
         index = (cells - start).clamp(0, level.shape[2] - 1)
         values = level.gather(2, index.unsqueeze(1).expand(-1, level.shape[1], -1))
-        here = ((cells >= start) & (cells < stop)).unsqueeze(1)
-        gathered = torch.where(here, values, 0.0 if gathered is None else gathered)
-        start = stop
+        # Of earlier levels are the cells before the start.
+        gathered = values if gathered is None else torch.where((cells < start).unsqueeze(1), gathered, values)
+        start += level.shape[2]
     return gathered
