@@ -27,6 +27,7 @@ _CLASSES = {
     'LossValLoop': 'engine.loops',
     'MixDatasetHook': 'engine.hooks',
     'MosaicAffineMixUp': 'datasets.mosaic',
+    'NoSyncGIoULoss': 'models.losses',
     'NonFiniteLossHook': 'engine.hooks',
     'RandomHSVGain': 'datasets.mosaic',
     'ReadableDetVisualizer': 'visualization',

@@ -67,6 +67,18 @@ def pad_boxes(instances: Sequence[InstanceData]) -> tuple[Tensor, Tensor, Tensor
     return bboxes, labels, mask
 
 
+def max_iof(boxes: Tensor, regions: Sequence[Tensor]) -> Tensor:
+    """Largest share of each box's area in one region: (B, P, 4), and (I, 4) of each image, xyxy -> (B, P)."""
+    regions = pad_sequence(regions, batch_first=True)  # (B, I, 4); padding has no area, and so no share of any box
+    if regions.shape[1] == 0:
+        return boxes.new_zeros(boxes.shape[:2])
+    regions, sizes = regions.unsqueeze(1), boxes[..., 2:] - boxes[..., :2]
+    overlap = torch.minimum(boxes[..., None, 2:], regions[..., 2:]) - torch.maximum(
+        boxes[..., None, :2], regions[..., :2]
+    )
+    return overlap.clamp_(min=0).prod(-1).amax(-1) / sizes.prod(-1).clamp_(min=1e-6)
+
+
 def gather_cells(levels: Sequence[Tensor], cells: Tensor) -> Tensor:
     """Gather cells by their index in the joined levels, without joining them: L x (B, N, P_l), (B, K) -> (B, N, K)."""
     gathered = None
