@@ -235,7 +235,7 @@ def test_priors_need_not_be_a_grid():
 def test_tile_is_chosen_by_device():
     cpu, cuda = torch.device('cpu'), torch.device('cuda')
     assert BatchSimOTAAssigner()._tile_width(16, 80, cpu) == 2**20 // 1280
-    assert BatchSimOTAAssigner()._tile_width(16, 80, cuda) == 2**23 // 1280
+    assert BatchSimOTAAssigner()._tile_width(16, 80, cuda) == 2**24 // 1280
     assert BatchSimOTAAssigner(tile_size=2**22)._tile_width(16, 80, cuda) == 2**22 // 1280
 
 

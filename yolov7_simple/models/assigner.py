@@ -12,6 +12,7 @@ side is positive: such float arithmetic is several times faster than combining b
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -30,7 +31,7 @@ MIN_COST = 1e-6
 FAR = 1e8
 # Default tiles.
 CPU_TILE = 2**20
-ACCELERATOR_TILE = 2**23
+ACCELERATOR_TILE = 2**24
 
 
 class Assignment(NamedTuple):
@@ -104,26 +105,24 @@ class _Cells(NamedTuple):
     obj_logits: Tensor
     priors: Tensor
 
-    @property
-    def num_cells(self) -> int:
-        return self.boxes.shape[2]
+    def tiles(self, chosen: Sequence[Tensor], width: int) -> Iterator[tuple[Tensor, _Cells]]:
+        """Walk cells chosen by their indices in each level, L x (B, K_l): yields T indices (B, T), and these cells."""
+        starts = accumulate((level.shape[2] for level in self.levels), initial=0)
+        firsts = list(accumulate((index.shape[1] for index in chosen), initial=0))
+        parts = list(zip(self.levels, starts, firsts, chosen))
+        for begin in range(0, firsts[-1], width):
+            indices, logits = [], []
+            for level, start, first, index in parts:
+                index = index[:, max(begin - first, 0) : max(begin + width - first, 0)]
+                if index.shape[1]:
+                    indices.append(index + start)
+                    logits.append(level.gather(2, index.unsqueeze(1).expand(-1, level.shape[1], -1)))
+            index, logits = (rest[0] if len(rest) == 1 else torch.cat(rest, -1) for rest in (indices, logits))
+            yield index, self.take(index, logits)
 
-    def split(self) -> Iterator[tuple[int, _Cells]]:
-        """Yield the index of the first cell of each level, and its cells."""
-        start = 0
-        for level in self.levels:
-            stop = start + level.shape[2]
-            yield (
-                start,
-                _Cells(
-                    self.boxes[..., start:stop], [level], self.obj_logits[:, start:stop], self.priors[..., start:stop]
-                ),
-            )
-            start = stop
-
-    def take(self, index: Tensor) -> _Cells:
-        """Other cells for each image, by their index (B, K)."""
-        logits = gather_cells(self.levels, index)
+    def take(self, index: Tensor, logits: Tensor | None = None) -> _Cells:
+        """Other cells for each image, by their index (B, K); ``logits``, (B, C, K), where they are known."""
+        logits = gather_cells(self.levels, index) if logits is None else logits
         boxes = self.boxes.gather(2, index.unsqueeze(1).expand(-1, 4, -1))
         return _Cells(boxes, [logits], self.obj_logits.gather(1, index), self.priors[:, index].transpose(0, 1))
 
@@ -234,17 +233,18 @@ class BatchSimOTAAssigner:
         gt_planes = gt_bboxes.unsqueeze(-1).unbind(2)  # 4 x (B, G, 1)
         # Padding overlaps no cell; an eps of 0 makes its cost infinite.
         iou_eps = gt_mask.unsqueeze(-1) * IOU_EPS  # (B, G, 1)
+        level_priors = cells.priors.split([level.shape[2] for level in cells.levels], 1)
+        chosen = [self._choose_cells(priors, gt_planes) for priors in level_priors]  # L x (B, K_l)
         tile = self._tile_width(num_images, max(num_gts, cells.levels[0].shape[1]), cells.boxes.device)
 
         top_ious, top_ranks, top_cells = [], [], []
-        for start, level in cells.split():
-            for index in self._choose_cells(level.priors, gt_planes).split(tile, 1):  # (B, T)
-                rank, iou = self._rank_pairs(level.take(index), gt_planes, gt_labels, iou_eps)  # (B, G, T)
-                topk = min(self.candidate_topk, rank.shape[-1])
-                values, best = rank.topk(topk, -1, largest=False)
-                top_ious.append(iou.topk(topk, -1)[0])
-                top_ranks.append(values)
-                top_cells.append(index.add(start).gather(1, best.flatten(1)).view_as(best))
+        for index, part in cells.tiles(chosen, tile):
+            rank, iou = self._rank_pairs(part, gt_planes, gt_labels, iou_eps)  # (B, G, T)
+            topk = min(self.candidate_topk, rank.shape[-1])
+            values, best = rank.topk(topk, -1, largest=False)
+            top_ious.append(iou.topk(topk, -1)[0])
+            top_ranks.append(values)
+            top_cells.append(index.gather(1, best.flatten(1)).view_as(best))
 
         # Number of cells that each box takes, and these cells, cheapest first: (B, G, K).
         top_ious, top_ranks = torch.cat(top_ious, -1), torch.cat(top_ranks, -1)
@@ -258,7 +258,7 @@ class BatchSimOTAAssigner:
         # Summing works where only one box took the cell; the others are replaced below.
         one = taken.flatten(1).long()
         gt_ids = torch.arange(num_gts, device=one.device).unsqueeze(-1).expand(-1, topk).flatten()
-        zeros = one.new_zeros(num_images, cells.num_cells)
+        zeros = one.new_zeros(cells.obj_logits.shape)
         times_taken = zeros.scatter_add(1, taken_cells, one)
         gt_index = zeros.scatter_add(1, taken_cells, one * gt_ids)
 

@@ -60,11 +60,10 @@ def pad_boxes(instances: Sequence[InstanceData]) -> tuple[Tensor, Tensor, Tensor
         Boxes (B, G, 4), labels (B, G) and a mask (B, G), False where padded.
     """
     bboxes = pad_sequence([instance.bboxes for instance in instances], batch_first=True)
-    labels = pad_sequence([instance.labels for instance in instances], batch_first=True)
-    mask = pad_sequence([torch.ones_like(instance.labels, dtype=torch.bool) for instance in instances], True)
+    labels = pad_sequence([instance.labels for instance in instances], batch_first=True, padding_value=-1)
     if bboxes.shape[1] == 0:
-        return bboxes.new_zeros(len(bboxes), 1, 4), labels.new_zeros(len(labels), 1), mask.new_zeros(len(mask), 1)
-    return bboxes, labels, mask
+        bboxes, labels = bboxes.new_zeros(len(bboxes), 1, 4), labels.new_full((len(labels), 1), -1)
+    return bboxes, labels.clamp(min=0), labels >= 0
 
 
 def max_iof(boxes: Tensor, regions: Sequence[Tensor]) -> Tensor:
