@@ -3,10 +3,11 @@
 B images, P priors (cells), G ground-truth boxes padded to the longest image, C classes, T priors of one tile, L levels.
 
 SimOTA has a cost for every pair of box and cell: 20 million for 16 images with 150 boxes each. All of them at once
-would take gigabytes, so the cells are walked in tiles that stay in cache, and a tile keeps only the best few cells of
-each box. Nothing here waits for the device: there is no loop over images or boxes, no value is read back, and no shape
-depends on values. Boxes are four planes of coordinates, and a point is inside a box where its distance to the nearest
-side is positive: such float arithmetic is several times faster than combining bools.
+would take gigabytes, so the cells are walked in tiles, and a tile keeps only the best few cells of each box. Nothing
+here waits for the device: there is no loop over images or boxes, no value is read back, and no shape depends on values.
+Only on a CPU, where this is free, are cells far from all boxes left out. Boxes are four planes of coordinates, and a
+point is inside a box where its distance to the nearest side is positive: such float arithmetic is several times faster
+than combining bools.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ IOU_EPS = 1e-8
 MIN_COST = 1e-6
 # Padding is put here, and exploded predictions are clamped to it: far from every cell, yet finite.
 FAR = 1e8
-# Default tiles.
 CPU_TILE = 2**20
 ACCELERATOR_TILE = 2**24
 
@@ -144,8 +144,8 @@ class BatchSimOTAAssigner:
         candidate_topk: Number of best IoUs that are summed; also the most cells that a box can take.
         iou_weight: Weight of the IoU cost.
         cls_weight: Weight of the class cost.
-        tile_size: Pairs (box, cell) or logits in one tile. Smaller saves memory, larger saves kernel launches; the
-            result is the same. None is 2^20 on a CPU, which fits its caches, and 2^23 elsewhere.
+        tile_size: Pairs (box, cell) or logits in one tile, of about 40 bytes each. Larger saves kernel launches, with
+            the same result. None is 2^20 on a CPU, which fits its caches, and 2^24 (640 MiB) elsewhere.
     """
 
     def __init__(
