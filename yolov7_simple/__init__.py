@@ -30,6 +30,7 @@ _CLASSES = {
     'MemoryFormatHook': 'engine.memory_format',
     'MixDatasetHook': 'engine.hooks',
     'MosaicAffineMixUp': 'datasets.mosaic',
+    'NoSyncGIoULoss': 'models.losses',
     'NonFiniteLossHook': 'engine.hooks',
     'RandomHSVGain': 'datasets.mosaic',
     'ReadableDetVisualizer': 'visualization',

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mmdet.models.task_modules.assigners import sim_ota_assigner
 from mmengine.structures import InstanceData
 
+from yolov7_simple.models import assigner as assigner_module
 from yolov7_simple.models.assigner import BatchSimOTAAssigner
 from yolov7_simple.models.boxes import decode_boxes
 
@@ -200,6 +201,42 @@ def test_batch_order_tiles_and_padding_do_not_matter(seed, box_kind):
 
     assert same(run(batch, BatchSimOTAAssigner(tile_size=1)), whole)  # tiles of ten cells
     assert same(run(batch, pad_value=torch.nan), whole)
+
+
+@pytest.mark.parametrize('box_kind', ['usual', 'tiny', 'huge', 'same'])
+@pytest.mark.parametrize('max_gts', [0, 3, 30])
+def test_is_the_same_where_reading_back_would_wait(box_kind, max_gts, monkeypatch):
+    """On a GPU all cells are compared and as many as might be contested; on a CPU only those that matter."""
+    for seed in range(4):
+        batch = make_batch(np.random.default_rng(seed), 3, max_gts, 80, 128, 2.0, box_kind)
+        boxes, cls_logits, obj_logits, priors, gts, labels = batch
+        levels = cls_logits.split([(128 // stride) ** 2 for stride in STRIDES], 1)
+        outs = []
+        for free in (True, False):
+            monkeypatch.setattr(assigner_module, 'reads_freely', lambda _, free=free: free)
+            for size in (None, 1, 2**16):
+                for logits in (cls_logits, levels):
+                    outs.append(run((boxes, logits, *batch[2:]), BatchSimOTAAssigner(tile_size=size)))
+        assert all(same(out, outs[0]) for out in outs)
+
+
+def test_priors_need_not_be_a_grid():
+    batch = make_batch(np.random.default_rng(5), 2, 8, 3, 128, 2.0, 'usual')
+    boxes, cls_logits, obj_logits, priors, gts, labels = batch
+    scattered = torch.cat([torch.rand(len(priors), 2) * 128, priors[torch.randperm(len(priors)), 2:]], 1)
+    order = torch.randperm(len(priors))  # a grid whose cells come in any order
+    for some in (scattered, priors[order]):
+        assignment = run((boxes, cls_logits, obj_logits, some, gts, labels))
+        assert assignment.matched.any()
+        for i in range(2):
+            check(assignment, i, (boxes[i], cls_logits[i], obj_logits[i], some, gts[i], labels[i]))
+
+
+def test_tile_is_chosen_by_device():
+    cpu, cuda = torch.device('cpu'), torch.device('cuda')
+    assert BatchSimOTAAssigner()._tile_width(16, 80, cpu) == 2**20 // 1280
+    assert BatchSimOTAAssigner()._tile_width(16, 80, cuda) == 2**24 // 1280
+    assert BatchSimOTAAssigner(tile_size=2**22)._tile_width(16, 80, cuda) == 2**22 // 1280
 
 
 @pytest.mark.parametrize('seed', range(20))

@@ -3,10 +3,11 @@ import copy
 import pytest
 import torch
 from mmdet.registry import MODELS
+from mmdet.structures.bbox import bbox_overlaps
 from mmengine.structures import InstanceData
 from torch import nn
 
-from yolov7_simple.models.boxes import decode_boxes, encode_boxes, flatten_levels, gather_cells
+from yolov7_simple.models.boxes import decode_boxes, encode_boxes, flatten_levels, gather_cells, max_iof, pad_boxes
 from yolov7_simple.models.head import YOLOv7SimpleHead
 
 CELLS = ((8, 12), (4, 6), (2, 3))  # of an image of 64 x 96
@@ -67,6 +68,27 @@ def test_take_cells_equals_gathering_from_joined_levels():
     taken = gather_cells([level.flatten(2) for level in levels], cells)
     for i in range(2):
         assert torch.equal(taken[i].T, joined[i, cells[i]])
+
+
+def test_boxes_are_padded_to_the_longest_image():
+    truth = make_truth(3, 0)
+    bboxes, labels, mask = pad_boxes(truth)
+    assert torch.equal(bboxes[0], truth[0].bboxes) and torch.equal(labels[0], truth[0].labels)
+    assert mask.tolist() == [[True] * 3, [False] * 3]
+    assert labels[1].tolist() == [0, 0, 0]  # a class that there is
+    bboxes, labels, mask = pad_boxes(make_truth(0, 0))
+    assert bboxes.shape == (2, 1, 4) and labels.tolist() == [[0], [0]] and not mask.any()
+
+
+def test_largest_share_in_a_region():
+    boxes = torch.rand(2, 50, 4) * 30
+    boxes[..., 2:] += boxes[..., :2]
+    boxes[0, 0, 2:] = boxes[0, 0, :2]  # no area
+    regions = [gt.bboxes for gt in make_truth(3, 1)]
+    shares = max_iof(boxes, regions)
+    for i in range(2):
+        assert torch.allclose(shares[i], bbox_overlaps(boxes[i], regions[i], mode='iof').amax(1))
+    assert not max_iof(boxes, [torch.zeros(0, 4)] * 2).any()
 
 
 @pytest.mark.parametrize('use_l1', [False, True])

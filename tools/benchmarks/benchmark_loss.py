@@ -2,14 +2,16 @@
 
     python tools/benchmarks/benchmark_loss.py
 
-compares time and memory over boxes an image. With ``--sweep`` ours alone is timed over boxes, classes and images, with
-``--step CONFIG`` both as shares of a training step with that config and its data.
+compares time and memory over boxes an image; with ``--log-sizes`` most boxes are small. With ``--sweep`` ours alone is
+timed over boxes, classes and images, with ``--step CONFIG`` both as shares of a training step with that config and its
+data, on a GPU in the config's mixed precision.
 """
 
 import argparse
 import gc
 import itertools
 import multiprocessing
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,8 +34,13 @@ IMAGES, SIZE, CLASSES = 16, 640, 80
 STRIDES = (8, 16, 32)
 
 
-def make_inputs(images: int, boxes: int, classes: int, device: str, size: int = SIZE) -> tuple[list, list]:
-    """Draw raw predictions as early in training, and boxes with sides from 8 pixels to half the image."""
+def make_inputs(
+    images: int, boxes: int, classes: int, device: str, log_sizes: bool = False, size: int = SIZE
+) -> tuple[list, list]:
+    """Draw raw predictions as early in training, and boxes with sides from 8 pixels to half the image.
+
+    With ``log_sizes`` sides are uniform in the logarithm, from 8 to 300 pixels.
+    """
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int, mean: float, deviation: float) -> torch.Tensor:
@@ -48,7 +55,8 @@ def make_inputs(images: int, boxes: int, classes: int, device: str, size: int = 
     ]
     truth = []
     for _ in range(images):
-        sizes = 8 + torch.rand(boxes, 2, generator=generator) * (size / 2 - 8)
+        sizes = torch.rand(boxes, 2, generator=generator)
+        sizes = 8 * (300 / 8) ** sizes if log_sizes else 8 + sizes * (size / 2 - 8)
         corners = torch.rand(boxes, 2, generator=generator) * (size - sizes)
         labels = torch.randint(classes, (boxes,), generator=generator)
         truth.append(InstanceData(bboxes=torch.cat([corners, corners + sizes], 1).to(device), labels=labels.to(device)))
@@ -76,7 +84,10 @@ def measure_step(config: str, repeats: int, device: str) -> None:
     hub.update_info('iter', 0)  # read by the batch augmentation
     data = model.data_preprocessor(batch, training=True)
     truth = [sample.gt_instances for sample in data['data_samples']]
-    outputs = [[level.detach().requires_grad_() for level in levels] for levels in model(data['inputs'], mode='tensor')]
+    autocast = autocast_of(cfg, device)
+    with autocast:
+        outputs = model(data['inputs'], mode='tensor')
+    outputs = [[level.detach().requires_grad_() for level in levels] for levels in outputs]
     theirs = make_head('mmdet', model.bbox_head.num_classes, device)
     check, loss = NonFiniteLossHook(), {'loss': torch.ones((), device=device)}
     weights = dict.fromkeys(('state_dict', 'ema_state_dict'), model.state_dict())
@@ -85,16 +96,18 @@ def measure_step(config: str, repeats: int, device: str) -> None:
 
     def whole_step() -> None:
         model.zero_grad()
-        sum(model(**data, mode='loss').values()).backward()
+        with autocast:
+            losses = model(**data, mode='loss')
+        sum(losses.values()).backward()
 
     tasks = {
         'step': whole_step,
-        'ours': lambda: step(model.bbox_head, outputs, truth),
-        'mmdet': lambda: step(theirs, outputs, truth),
+        'ours': lambda: step(model.bbox_head, outputs, truth, autocast),
+        'mmdet': lambda: step(theirs, outputs, truth, autocast),
         'check': lambda: check.after_train_iter(runner, 0, outputs=loss),
         'check weights': lambda: check.before_save_checkpoint(runner, weights),
     }
-    took = {name: 1000 * seconds for name, seconds in measure(tasks, repeats).items()}  # in ms
+    took = {name: 1000 * seconds for name, seconds in measure(tasks, repeats, device).items()}  # in ms
     rest = took['step'] - took['ours']
     boxes = sum(map(len, truth)) / len(truth)
     print(f'{config}: batch of {len(truth)}, {boxes:.1f} boxes an image; forward and backward {took["step"]:.0f} ms')
@@ -105,15 +118,26 @@ def measure_step(config: str, repeats: int, device: str) -> None:
         f'  search for non-finite numbers: {took["check"]:.3f} ms, {took["check"] / took["step"]:.3%} of it; '
         f'{took["check weights"]:.0f} ms a checkpoint'
     )
+    if device != 'cpu':
+        torch.cuda.reset_peak_memory_stats()
+        whole_step()
+        print(f'  most memory in a step: {torch.cuda.max_memory_allocated() / 2**20:.0f} MB')
 
 
-def step(head: torch.nn.Module, predictions: list, truth: list) -> None:
-    """One forward and backward through assignment and loss."""
+def autocast_of(cfg: Config, device: str) -> torch.autocast:
+    """Mixed precision as the config trains with: on a CPU none."""
+    kind, wrapper = torch.device(device).type, cfg.optim_wrapper
+    enabled = kind != 'cpu' and wrapper.get('type') == 'AmpOptimWrapper'
+    return torch.autocast(kind, getattr(torch, wrapper.get('dtype') or 'float16') if enabled else None, enabled)
+
+
+def step(head: torch.nn.Module, predictions: list, truth: list, autocast: AbstractContextManager | None = None) -> None:
+    """One forward, under ``autocast``, and backward through assignment and loss."""
     for level in itertools.chain(*predictions):
         level.grad = None
-    sum(head.loss_by_feat(*predictions, truth, [{}] * len(truth)).values()).backward()
-    if predictions[0][0].is_cuda:
-        torch.cuda.synchronize()
+    with autocast or nullcontext():
+        losses = head.loss_by_feat(*predictions, truth, [{}] * len(truth))
+    sum(losses.values()).backward()
 
 
 def peak_memory(*arguments) -> float:
@@ -122,12 +146,12 @@ def peak_memory(*arguments) -> float:
         return pool.apply(_peak_memory, arguments)
 
 
-def _peak_memory(name: str, images: int, boxes: int, classes: int, device: str) -> float:
+def _peak_memory(name: str, images: int, boxes: int, classes: int, device: str, log_sizes: bool = False) -> float:
     """Most megabytes that a head holds at once beyond its inputs."""
     init_default_scope('mmdet')
     head = make_head(name, classes, device)
-    step(head, *make_inputs(1, 2, classes, device, 64))  # imports and allocates what only the first call does
-    inputs = make_inputs(images, boxes, classes, device)
+    step(head, *make_inputs(1, 2, classes, device, size=64))  # imports and allocates what only the first call does
+    inputs = make_inputs(images, boxes, classes, device, log_sizes)
     gc.collect()
     if device != 'cpu':
         torch.cuda.reset_peak_memory_stats()
@@ -146,16 +170,17 @@ def status(field: str) -> float:
     return int(line.split()[1]) / 1024
 
 
-def compare(boxes: list[int], repeats: int, device: str) -> None:
+def compare(boxes: list[int], repeats: int, device: str, log_sizes: bool) -> None:
     """Print time and memory of both heads over boxes an image."""
     print('| boxes | mmdet ms | ours ms | times faster | mmdet MB | ours MB | share of memory |')
     print('| --- | --- | --- | --- | --- | --- | --- |')
     for count in boxes:
-        shape = (IMAGES, count, CLASSES, device)
+        shape = (IMAGES, count, CLASSES, device, log_sizes)
         inputs = make_inputs(*shape)
         names = ('mmdet', 'ours')
-        took = measure({name: partial(step, make_head(name, CLASSES, device), *inputs) for name in names}, repeats)
-        del inputs
+        tasks = {name: partial(step, make_head(name, CLASSES, device), *inputs) for name in names}
+        took = measure(tasks, repeats, device)
+        del inputs, tasks
         memory = {name: peak_memory(name, *shape) for name in names}
         print(
             f'| {count} | {took["mmdet"] * 1000:.0f} | {took["ours"] * 1000:.0f} '
@@ -179,7 +204,7 @@ def sweep(target: Path, repeats: int, device: str) -> None:
         for shape in shapes:
             inputs = make_inputs(*shape, device)
             task = partial(step, make_head('ours', shape[2], device), *inputs)
-            times.append(1000 * measure({'ours': task}, repeats)['ours'])
+            times.append(1000 * measure({'ours': task}, repeats, device)['ours'])
             del inputs, task
             memory = peak_memory('ours', *shape, device)
             print('| ' + ' | '.join(map(str, shape)) + f' | {times[-1]:.0f} | {memory:.0f} |', flush=True)
@@ -195,6 +220,7 @@ def sweep(target: Path, repeats: int, device: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--boxes', type=int, nargs='+', default=[10, 40, 150], help='an image; default: 10 40 150')
+    parser.add_argument('--log-sizes', action='store_true', help='sides uniform in the logarithm, 8 to 300 pixels')
     parser.add_argument('--repeats', type=int, default=5, help='default: 5')
     parser.add_argument('--device', default='cpu', help='such as cuda; default: cpu')
     parser.add_argument('--sweep', type=Path, metavar='OUT.png', help='measure ours over sizes instead, and draw that')
@@ -212,7 +238,7 @@ def main() -> None:
     if args.sweep:
         sweep(args.sweep, args.repeats, args.device)
     else:
-        compare(args.boxes, args.repeats, args.device)
+        compare(args.boxes, args.repeats, args.device, args.log_sizes)
 
 
 if __name__ == '__main__':

@@ -3,15 +3,17 @@
 B images, P priors (cells), G ground-truth boxes padded to the longest image, C classes, T priors of one tile, L levels.
 
 SimOTA has a cost for every pair of box and cell: 20 million for 16 images with 150 boxes each. All of them at once
-would take gigabytes, so the cells are walked in tiles that stay in cache, and a tile keeps only the best few cells of
-each box. Nothing here waits for the device: there is no loop over images or boxes, no value is read back, and no shape
-depends on values. Boxes are four planes of coordinates, and a point is inside a box where its distance to the nearest
-side is positive: such float arithmetic is several times faster than combining bools.
+would take gigabytes, so the cells are walked in tiles, and a tile keeps only the best few cells of each box. Nothing
+here waits for the device: there is no loop over images or boxes, no value is read back, and no shape depends on values.
+Only on a CPU, where this is free, are cells far from all boxes left out. Boxes are four planes of coordinates, and a
+point is inside a box where its distance to the nearest side is positive: such float arithmetic is several times faster
+than combining bools.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -21,12 +23,15 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from ..utils.options import AtLeast0, Count, checked_options
+from .boxes import gather_cells
 
 Planes = Sequence[Tensor]
 IOU_EPS = 1e-8
 MIN_COST = 1e-6
 # Padding is put here, and exploded predictions are clamped to it: far from every cell, yet finite.
 FAR = 1e8
+CPU_TILE = 2**20
+ACCELERATOR_TILE = 2**24
 
 
 class Assignment(NamedTuple):
@@ -70,6 +75,21 @@ def inside_of_planes(points: Planes, boxes: Planes, reach: Planes | None = None)
     return torch.minimum(nearest, torch.minimum(sides[2], sides[3], out=sides[2]), out=nearest)
 
 
+def reads_freely(tensor: Tensor) -> bool:
+    """Whether reading a value back, and shapes that depend on it, cost nothing."""
+    return tensor.device.type == 'cpu' and not torch.compiler.is_compiling()
+
+
+def first_true(mask: Tensor, most: int, least: int = 0) -> Tensor:
+    """Indices of the true cells of each image, then of others: (B, P) -> (B, K), all different.
+
+    K is ``most``; where reading back is free it is the largest number in an image, at least ``least``. K is never above
+    P.
+    """
+    count = max(int(mask.sum(1).amax()), least) if reads_freely(mask) else most
+    return mask.byte().sort(dim=1, descending=True, stable=True)[1][:, :count]
+
+
 class _Cells(NamedTuple):
     """Predictions and priors of some cells, as planes.
 
@@ -77,7 +97,7 @@ class _Cells(NamedTuple):
         boxes: (B, 4, P).
         levels: Class logits, L x (B, C, P_l).
         obj_logits: (B, P).
-        priors: (4, P).
+        priors: (4, P), or (B, 4, P).
     """
 
     boxes: Tensor
@@ -85,22 +105,26 @@ class _Cells(NamedTuple):
     obj_logits: Tensor
     priors: Tensor
 
-    @property
-    def num_cells(self) -> int:
-        return self.boxes.shape[2]
+    def tiles(self, chosen: Sequence[Tensor], width: int) -> Iterator[tuple[Tensor, _Cells]]:
+        """Walk cells chosen by their indices in each level, L x (B, K_l): yields T indices (B, T), and these cells."""
+        starts = accumulate((level.shape[2] for level in self.levels), initial=0)
+        firsts = list(accumulate((index.shape[1] for index in chosen), initial=0))
+        parts = list(zip(self.levels, starts, firsts, chosen))
+        for begin in range(0, firsts[-1], width):
+            indices, logits = [], []
+            for level, start, first, index in parts:
+                index = index[:, max(begin - first, 0) : max(begin + width - first, 0)]
+                if index.shape[1]:
+                    indices.append(index + start)
+                    logits.append(level.gather(2, index.unsqueeze(1).expand(-1, level.shape[1], -1)))
+            index, logits = (rest[0] if len(rest) == 1 else torch.cat(rest, -1) for rest in (indices, logits))
+            yield index, self.take(index, logits)
 
-    def tiles(self, size: int) -> Iterator[tuple[int, _Cells]]:
-        """Walk the cells: yields the index of the first cell and up to ``size`` cells of one level."""
-        first = 0
-        for level in self.levels:
-            for start in range(0, level.shape[2], size):
-                logits = level[..., start : start + size]
-                part = slice(first + start, first + start + logits.shape[2])
-                yield (
-                    part.start,
-                    _Cells(self.boxes[..., part], [logits], self.obj_logits[:, part], self.priors[:, part]),
-                )
-            first += level.shape[2]
+    def take(self, index: Tensor, logits: Tensor | None = None) -> _Cells:
+        """Other cells for each image, by their index (B, K); ``logits``, (B, C, K), where they are known."""
+        logits = gather_cells(self.levels, index) if logits is None else logits
+        boxes = self.boxes.gather(2, index.unsqueeze(1).expand(-1, 4, -1))
+        return _Cells(boxes, [logits], self.obj_logits.gather(1, index), self.priors[:, index].transpose(0, 1))
 
 
 @TASK_UTILS.register_module()
@@ -120,8 +144,8 @@ class BatchSimOTAAssigner:
         candidate_topk: Number of best IoUs that are summed; also the most cells that a box can take.
         iou_weight: Weight of the IoU cost.
         cls_weight: Weight of the class cost.
-        tile_size: Pairs (box, cell) or logits in one tile. Smaller saves memory, larger saves kernel launches; the
-            result is the same.
+        tile_size: Pairs (box, cell) or logits in one tile, of about 40 bytes each. Larger saves kernel launches, with
+            the same result. None is 2^20 on a CPU, which fits its caches, and 2^24 (640 MiB) elsewhere.
     """
 
     def __init__(
@@ -130,7 +154,7 @@ class BatchSimOTAAssigner:
         candidate_topk: Count = 10,
         iou_weight: AtLeast0 = 3.0,
         cls_weight: AtLeast0 = 1.0,
-        tile_size: Count = 2**20,
+        tile_size: Count | None = None,
     ) -> None:
         self.center_radius = center_radius
         self.candidate_topk = candidate_topk
@@ -209,19 +233,18 @@ class BatchSimOTAAssigner:
         gt_planes = gt_bboxes.unsqueeze(-1).unbind(2)  # 4 x (B, G, 1)
         # Padding overlaps no cell; an eps of 0 makes its cost infinite.
         iou_eps = gt_mask.unsqueeze(-1) * IOU_EPS  # (B, G, 1)
-        # Small tiles stay in cache; topk is fastest on at least 64 times its k.
-        tile_size = self.tile_size // (num_images * max(num_gts, cells.levels[0].shape[1], 1))
-        tile_size = max(tile_size, min(4 * tile_size, 64 * self.candidate_topk), self.candidate_topk)
+        level_priors = cells.priors.split([level.shape[2] for level in cells.levels], 1)
+        chosen = [self._choose_cells(priors, gt_planes) for priors in level_priors]  # L x (B, K_l)
+        tile = self._tile_width(num_images, max(num_gts, cells.levels[0].shape[1]), cells.boxes.device)
 
-        top_ious, top_ranks, top_cells, cheapest = [], [], [], []
-        for start, tile in cells.tiles(tile_size):
-            rank, iou = self._rank_pairs(tile, gt_planes, gt_labels, iou_eps)  # (B, G, T)
+        top_ious, top_ranks, top_cells = [], [], []
+        for index, part in cells.tiles(chosen, tile):
+            rank, iou = self._rank_pairs(part, gt_planes, gt_labels, iou_eps)  # (B, G, T)
             topk = min(self.candidate_topk, rank.shape[-1])
-            values, index = rank.topk(topk, -1, largest=False)
+            values, best = rank.topk(topk, -1, largest=False)
             top_ious.append(iou.topk(topk, -1)[0])
             top_ranks.append(values)
-            top_cells.append(index + start)
-            cheapest.append(rank.argmin(1))  # (B, T)
+            top_cells.append(index.gather(1, best.flatten(1)).view_as(best))
 
         # Number of cells that each box takes, and these cells, cheapest first: (B, G, K).
         top_ious, top_ranks = torch.cat(top_ious, -1), torch.cat(top_ranks, -1)
@@ -234,18 +257,59 @@ class BatchSimOTAAssigner:
 
         # Summing works where only one box took the cell; the others are replaced below.
         one = taken.flatten(1).long()
-        gt_ids = torch.arange(num_gts, device=one.device).repeat_interleave(topk)
-        zeros = one.new_zeros(num_images, cells.num_cells)
+        gt_ids = torch.arange(num_gts, device=one.device).unsqueeze(-1).expand(-1, topk).flatten()
+        zeros = one.new_zeros(cells.obj_logits.shape)
         times_taken = zeros.scatter_add(1, taken_cells, one)
         gt_index = zeros.scatter_add(1, taken_cells, one * gt_ids)
 
-        # A cell that several boxes took goes to the cheapest of all boxes.
-        gt_index = torch.where(times_taken > 1, torch.cat(cheapest, -1), gt_index)
+        # A cell that several boxes took goes to the cheapest of all boxes. Two boxes at least share such a cell.
+        contested = times_taken > 1
+        for index in first_true(contested, most=num_gts * topk // 2).split(tile, 1):
+            rank, _ = self._rank_pairs(cells.take(index), gt_planes, gt_labels, iou_eps)
+            winner = torch.where(contested.gather(1, index), rank.argmin(1), gt_index.gather(1, index))
+            gt_index = gt_index.scatter(1, index, winner)
 
         matched = times_taken > 0
         own_gts = gt_bboxes.gather(1, gt_index.unsqueeze(-1).expand(-1, -1, 4))  # (B, P, 4)
         iou = iou_of_planes(own_gts.unbind(-1), cells.boxes.unbind(1))
         return Assignment(matched, gt_index, torch.where(matched, iou, 0.0))
+
+    def _tile_width(self, num_images: int, num_rows: int, device: torch.device) -> int:
+        """Cells in one tile, where each has ``num_rows`` boxes or classes."""
+        size = self.tile_size or (CPU_TILE if device.type == 'cpu' else ACCELERATOR_TILE)
+        width = size // (num_images * num_rows)
+        # topk is fastest on at least 64 times its k.
+        return max(width, min(4 * width, 64 * self.candidate_topk), self.candidate_topk)
+
+    def _choose_cells(self, priors: Tensor, gt_planes: Planes) -> Tensor:
+        """Choose all candidates, and others: (4, P) priors and 4 x (B, G, 1) boxes -> (B, K) indices of cells.
+
+        On a CPU few boxes leave most cells out. Elsewhere all cells are chosen, since their number has to be known.
+        """
+        num_images, num_cells = len(gt_planes[0]), priors.shape[1]
+        everything = torch.arange(num_cells, device=priors.device).expand(num_images, -1)
+        if not reads_freely(priors):
+            return everything
+        # A cell is inside a box where its column and its row are, and a grid has few of these.
+        x, y, stride_x, stride_y = priors
+        x1, y1, x2, y2 = gt_planes
+        columns, column_of_cell = self._inside_on_axis(x, stride_x, x1, x2)
+        rows, row_of_cell = self._inside_on_axis(y, stride_y, y1, y2)
+        if columns.shape[2] * rows.shape[2] > 4 * num_cells:  # no grid
+            return everything
+        possible = (rows.mT @ columns)[:, row_of_cell, column_of_cell] > 0
+        return first_true(possible, least=self.candidate_topk, most=num_cells)
+
+    def _inside_on_axis(self, centers: Tensor, strides: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """On one axis, which of the U coordinates of P cells are inside the boxes, then the centre squares.
+
+        Returns:
+            (B, 2 * G, U), 1 where inside and 0 elsewhere, and the coordinate of each cell, (P,).
+        """
+        values, value_of_cell = centers.unique(return_inverse=True)
+        middle, reach = (low + high) / 2, self.center_radius * strides.amax()
+        inside = [(values > low) & (values < high), (values + reach > middle) & (middle > values - reach)]
+        return torch.cat(inside, 1).float(), value_of_cell
 
     def _rank_pairs(
         self, cells: _Cells, gt_planes: Planes, gt_labels: Tensor, iou_eps: Tensor
@@ -262,7 +326,7 @@ class BatchSimOTAAssigner:
         cost = self._class_cost(cells.levels[0], cells.obj_logits, gt_labels)
         cost = cost.mul_(self.cls_weight).sub_((iou + iou_eps).log_().mul_(self.iou_weight)).clamp_(min=MIN_COST)
 
-        x, y, stride_x, stride_y = cells.priors  # (T,) each
+        x, y, stride_x, stride_y = cells.priors.unsqueeze(2).unbind(1)  # (B, 1, T) each
         in_box = inside_of_planes((x, y), gt_planes)
         in_center = inside_of_planes(
             (x, y), gt_planes, reach=(self.center_radius * stride_x, self.center_radius * stride_y)

@@ -60,11 +60,22 @@ def pad_boxes(instances: Sequence[InstanceData]) -> tuple[Tensor, Tensor, Tensor
         Boxes (B, G, 4), labels (B, G) and a mask (B, G), False where padded.
     """
     bboxes = pad_sequence([instance.bboxes for instance in instances], batch_first=True)
-    labels = pad_sequence([instance.labels for instance in instances], batch_first=True)
-    mask = pad_sequence([torch.ones_like(instance.labels, dtype=torch.bool) for instance in instances], True)
+    labels = pad_sequence([instance.labels for instance in instances], batch_first=True, padding_value=-1)
     if bboxes.shape[1] == 0:
-        return bboxes.new_zeros(len(bboxes), 1, 4), labels.new_zeros(len(labels), 1), mask.new_zeros(len(mask), 1)
-    return bboxes, labels, mask
+        bboxes, labels = bboxes.new_zeros(len(bboxes), 1, 4), labels.new_full((len(labels), 1), -1)
+    return bboxes, labels.clamp(min=0), labels >= 0
+
+
+def max_iof(boxes: Tensor, regions: Sequence[Tensor]) -> Tensor:
+    """Largest share of each box's area in one region: (B, P, 4), and (I, 4) of each image, xyxy -> (B, P)."""
+    regions = pad_sequence(regions, batch_first=True)  # (B, I, 4); padding has no area, and so no share of any box
+    if regions.shape[1] == 0:
+        return boxes.new_zeros(boxes.shape[:2])
+    regions, sizes = regions.unsqueeze(1), boxes[..., 2:] - boxes[..., :2]
+    overlap = torch.minimum(boxes[..., None, 2:], regions[..., 2:]) - torch.maximum(
+        boxes[..., None, :2], regions[..., :2]
+    )
+    return overlap.clamp_(min=0).prod(-1).amax(-1) / sizes.prod(-1).clamp_(min=1e-6)
 
 
 def gather_cells(levels: Sequence[Tensor], cells: Tensor) -> Tensor:
@@ -72,10 +83,9 @@ def gather_cells(levels: Sequence[Tensor], cells: Tensor) -> Tensor:
     gathered = None
     start = 0
     for level in levels:
-        stop = start + level.shape[2]
         index = (cells - start).clamp(0, level.shape[2] - 1)
         values = level.gather(2, index.unsqueeze(1).expand(-1, level.shape[1], -1))
-        here = ((cells >= start) & (cells < stop)).unsqueeze(1)
-        gathered = torch.where(here, values, 0.0 if gathered is None else gathered)
-        start = stop
+        # Of earlier levels are the cells before the start.
+        gathered = values if gathered is None else torch.where((cells < start).unsqueeze(1), gathered, values)
+        start += level.shape[2]
     return gathered

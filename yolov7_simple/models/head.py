@@ -14,22 +14,20 @@ import torch
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.models.utils import multi_apply
 from mmdet.registry import MODELS, TASK_UTILS
-from mmdet.structures.bbox import bbox_overlaps
 from mmdet.utils import reduce_mean
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from ..utils.options import Count, OptionError, Share, check_options, checked_options
-from .boxes import decode_boxes, encode_boxes, flatten_levels, gather_cells, gather_rows, pad_boxes, smaller
+from .boxes import decode_boxes, encode_boxes, flatten_levels, gather_cells, gather_rows, max_iof, pad_boxes, smaller
 from .layers import CONV_INIT_CFG, conv3x3_chain, conv_factory
 from .prediction import TestOptions
 
 # Losses are summed, since the head divides by the number of matched cells on all ranks.
 DEFAULT_LOSS_CLS = {'type': 'CrossEntropyLoss', 'use_sigmoid': True, 'reduction': 'sum', 'loss_weight': 1.0}
 DEFAULT_LOSS_OBJ = {'type': 'CrossEntropyLoss', 'use_sigmoid': True, 'reduction': 'sum', 'loss_weight': 1.0}
-DEFAULT_LOSS_BBOX = {'type': 'GIoULoss', 'reduction': 'sum', 'loss_weight': 5.0}
+DEFAULT_LOSS_BBOX = {'type': 'NoSyncGIoULoss', 'reduction': 'sum', 'loss_weight': 5.0}
 DEFAULT_LOSS_L1 = {'type': 'L1Loss', 'reduction': 'sum', 'loss_weight': 1.0}
 PRIOR_PROBABILITY = 0.01
 # What train_cfg and test_cfg may hold: type and default, None where it is absent.
@@ -203,10 +201,8 @@ class YOLOv7SimpleHead(BaseDenseHead):
 
         loss_obj = self.loss_obj(obj_logits, assigned.matched.to(obj_logits), reduction_override='none')
         if self.ignore_iof_thr is not None and batch_gt_instances_ignore is not None:
-            regions = pad_sequence([ignored.bboxes for ignored in batch_gt_instances_ignore], batch_first=True)
-            if regions.shape[1]:  # (B, I, 4); padding has no area, and so no share of any box
-                shares = bbox_overlaps(boxes, regions, mode='iof').amax(-1)  # (B, P)
-                loss_obj = loss_obj * (assigned.matched | (shares <= self.ignore_iof_thr))
+            shares = max_iof(boxes, [ignored.bboxes for ignored in batch_gt_instances_ignore])  # (B, P)
+            loss_obj = loss_obj * (assigned.matched | (shares <= self.ignore_iof_thr))
         losses = {'loss_obj': loss_obj.sum() / num_matched}
 
         # Reading the number of matched cells back from the device would stall it. A box takes at most candidate_topk
