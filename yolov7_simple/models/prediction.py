@@ -60,11 +60,9 @@ class TestOptions(NamedTuple):
         else:
             kept = true_indices(valid)
         selected = [(index, scores[i, index]) for i, index in enumerate(kept)]
-        if not with_nms:
-            return selected
-        if not self.is_plain_nms:
+        if with_nms and not self.is_plain_nms:
             for i, (index, found) in enumerate(selected):
                 dets, keep = batched_nms(boxes[i, index], found, labels[i, index], dict(self.nms))
                 selected[i] = index[keep], dets[:, 4]
-        limit = self.max_per_img if self.max_per_img > 0 else None
+        limit = self.max_per_img if with_nms and self.max_per_img > 0 else None
         return [(index[:limit], found[:limit]) for index, found in selected]
