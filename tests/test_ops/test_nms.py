@@ -1,6 +1,5 @@
 import pytest
 import torch
-from mmengine.structures import InstanceData
 
 from yolov7_simple.models.prediction import TestOptions
 from yolov7_simple.ops.nms import nms
@@ -67,11 +66,10 @@ def test_suppress_takes_class_agnostic_and_mmcvs_other_types():
     scores, labels = torch.tensor([0.8, 0.9]), torch.tensor([0, 1])
 
     def suppress(boxes, scores, labels, nms):
-        return TestOptions.from_cfg({'nms': nms}).suppress_doubles(boxes, scores, labels)
+        return TestOptions.from_cfg({'nms': nms}).select(boxes[None], scores[None], labels[None], with_nms=True)[0]
 
-    assert suppress(boxes, scores, labels, {'iou_threshold': 0.5})[2].tolist() == [1, 0]
-    assert suppress(boxes, scores, labels, {'iou_threshold': 0.5, 'class_agnostic': True})[2].tolist() == [1]
+    assert suppress(boxes, scores, labels, {'iou_threshold': 0.5})[0].tolist() == [1, 0]
+    assert suppress(boxes, scores, labels, {'iou_threshold': 0.5, 'class_agnostic': True})[0].tolist() == [1]
     # Options that only mmcv's NMS has are passed to it.
     kept = suppress(boxes, scores, labels, {'type': 'nms', 'iou_threshold': 0.5, 'split_thr': 1})
-    assert kept[2].tolist() == [1, 0]
-    assert InstanceData(bboxes=kept[0], scores=kept[1]).scores.tolist() == pytest.approx([0.9, 0.8])
+    assert kept[0].tolist() == [1, 0] and kept[1].tolist() == pytest.approx([0.9, 0.8])

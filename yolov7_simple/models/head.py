@@ -289,19 +289,12 @@ class YOLOv7SimpleHead(BaseDenseHead):
             ``bboxes`` (N, 4) xyxy, ``scores`` (N,) best first and ``labels`` (N,) of each image.
         """
         options = TestOptions.from_cfg(self.test_cfg if cfg is None else cfg)
-        batch = self.candidates(cls_scores, bbox_preds, objectnesses, options.nms_pre)
-        results = []
-        for boxes, scores, labels, img_meta in zip(*batch, batch_img_metas):
-            valid = scores > options.score_thr
-            boxes, scores, labels = boxes[valid], scores[valid], labels[valid]
-            if with_nms:
-                boxes, scores, keep = options.suppress_doubles(boxes, scores, labels)
-                labels = labels[keep]
-                if options.max_per_img > 0:
-                    boxes, scores, labels = (values[: options.max_per_img] for values in (boxes, scores, labels))
-            if rescale:
-                height, width = img_meta['ori_shape'][:2]
-                boxes = boxes / boxes.new_tensor(img_meta['scale_factor']).repeat(2)
-                boxes = boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
-            results.append(InstanceData(bboxes=boxes, scores=scores, labels=labels))
-        return results
+        boxes, scores, labels = self.candidates(cls_scores, bbox_preds, objectnesses, options.nms_pre)
+        selected = options.select(boxes, scores, labels, with_nms)
+        if rescale:
+            numbers = torch.tensor([[*meta['scale_factor'], *meta['ori_shape'][1::-1]] for meta in batch_img_metas])
+            numbers = numbers.to(boxes, non_blocking=True).view(-1, 1, 4)  # one copy, which no one waits for
+            factors, sizes = numbers[..., :2].repeat(1, 1, 2), numbers[..., 2:].repeat(1, 1, 2)  # (B, 1, 4)
+            boxes = (boxes / factors).clamp(min=0).minimum(sizes)
+        found = ((boxes[i, index], best, labels[i, index]) for i, (index, best) in enumerate(selected))
+        return [InstanceData(bboxes=boxes, scores=scores, labels=labels) for boxes, scores, labels in found]

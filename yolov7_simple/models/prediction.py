@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from mmcv.ops import batched_nms
 from torch import Tensor
 
-from ..ops.nms import nms
+from ..ops.nms_batch import nms_batch, true_indices
 from ..utils.options import Share
 
 
@@ -52,10 +52,17 @@ class TestOptions(NamedTuple):
         """Whether NMS treats all classes as one."""
         return self.nms.get('class_agnostic', False)
 
-    def suppress_doubles(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Run NMS: (N, 4), (N,), (N,) -> boxes and scores of the kept, best first, and their indices."""
-        if self.is_plain_nms:
-            keep = nms(boxes, scores, self.iou_threshold, labels=None if self.class_agnostic else labels)
-            return boxes[keep], scores[keep], keep
-        dets, keep = batched_nms(boxes, scores, labels, dict(self.nms))
-        return dets[:, :4], dets[:, 4], keep
+    def select(self, boxes: Tensor, scores: Tensor, labels: Tensor, with_nms: bool) -> list[tuple[Tensor, Tensor]]:
+        """Choose detections: (B, N, 4), (B, N), (B, N) -> indices and scores of each image, best first if with NMS."""
+        valid = scores > self.score_thr
+        if with_nms and self.is_plain_nms:
+            kept = nms_batch(boxes, scores, valid, self.iou_threshold, labels=None if self.class_agnostic else labels)
+        else:
+            kept = true_indices(valid)
+        selected = [(index, scores[i, index]) for i, index in enumerate(kept)]
+        if with_nms and not self.is_plain_nms:
+            for i, (index, found) in enumerate(selected):
+                dets, keep = batched_nms(boxes[i, index], found, labels[i, index], dict(self.nms))
+                selected[i] = index[keep], dets[:, 4]
+        limit = self.max_per_img if with_nms and self.max_per_img > 0 else None
+        return [(index[:limit], found[:limit]) for index, found in selected]

@@ -13,16 +13,18 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from .nms import nms
+from .nms_batch import nms_batch
 
 NAME = 'mmcv._ext'
 
 
 def _nms(bboxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
     """The name and signature of compiled mmcv's ``nms``."""
-    return nms(bboxes, scores, iou_threshold, offset)
+    every = torch.ones_like(scores, dtype=torch.bool)
+    return nms_batch(bboxes[None], scores[None], every[None], iou_threshold, offset)[0]
 
 
 class MissingOps(ModuleType):
