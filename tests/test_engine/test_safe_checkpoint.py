@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,12 +20,16 @@ from mmengine.config import Config
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
+from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.structures import InstanceData
 from tool_runs import scalars
 
+from yolov7_simple.engine import optimizers
+from yolov7_simple.engine import safe_checkpoint as module
 from yolov7_simple.engine.hooks import NonFiniteLossHook
 from yolov7_simple.engine.safe_checkpoint import AtomicLocalBackend, SafeCheckpointHook, repair_last_checkpoint
 from yolov7_simple.runtime.files import replacing
+from yolov7_simple.utils.options import OptionError
 
 STEPS = 4  # of an epoch
 ONE_CHECKPOINT = {'default_hooks.checkpoint.max_keep_ckpts': 1}
@@ -186,6 +191,21 @@ def test_a_stopped_and_resumed_run_is_as_one_that_never_stopped(run, straight, t
     assert logs[0] == logs[1] and len(logs[0]) == 3 * STEPS
 
 
+def test_ranks_exchange_signals_every_few_steps_and_at_the_end_of_an_epoch(monkeypatch):
+    asked = []
+    monkeypatch.setattr(module, 'is_distributed', lambda: True)
+    monkeypatch.setattr(module, 'all_reduce', lambda number, op: asked.append(step))
+    hook = SafeCheckpointHook(signal_interval=3)
+    hook._note_signal(signal.SIGTERM, None)
+    numbers = []
+    for step in range(8):
+        numbers.append(hook._signal_on_any_rank(range(8), step))
+    assert asked == [2, 5, 7]
+    assert numbers == [0, 0, signal.SIGTERM, 0, 0, signal.SIGTERM, 0, signal.SIGTERM]
+    with pytest.raises(OptionError, match='signal_interval must be a whole number, 1 or more'):
+        SafeCheckpointHook(signal_interval=0)
+
+
 def test_another_number_of_batches_begins_the_epoch_anew(run, tmp_path):
     stop = Before(lambda runner: os.kill(os.getpid(), signal.SIGTERM), step=6)
     with pytest.raises(SystemExit):
@@ -254,6 +274,62 @@ def test_weights_that_are_not_finite_are_not_saved(run, tmp_path):
     with pytest.raises(FloatingPointError, match=r'Not saved after step 8: backbone\.stem\.0\.bn\.running_var is not'):
         run(tmp_path, Before(spoil, step=8))
     assert last_checkpoint(tmp_path)['meta']['epoch'] == 1 and 'epoch_2.pth' not in names_in(tmp_path)
+
+
+@pytest.fixture
+def mixed(monkeypatch):
+    """mmengine's AmpOptimWrapper on a CPU, which can do bfloat16."""
+    monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
+    monkeypatch.setattr(amp_optimizer_wrapper, 'GradScaler', partial(torch.amp.GradScaler, 'cpu'))
+    monkeypatch.setattr(optimizers, 'has_mixed_precision', lambda: True)
+    return {'optim_wrapper.dtype': 'bfloat16', 'default_hooks.non_finite.max_skipped': 3}
+
+
+def spoil_gradient(runner):
+    """From now on; the loss stays finite."""
+    runner.model.neck.reduce_q5.conv.weight.register_hook(lambda gradient: gradient * float('inf'))
+
+
+@pytest.mark.parametrize('clip', [{}, {'optim_wrapper.clip_grad': None, 'optim_wrapper.loss_scale': 512.0}], ids=str)
+def test_gradients_that_stay_infinite_stop_a_run_in_mixed_precision(run, mixed, tmp_path, clip):
+    with pytest.raises(FloatingPointError) as error:
+        run(tmp_path, Before(spoil_gradient, step=6), **mixed, **clip)
+    message = str(error.value)
+    assert 'Step 8, batch 4 of epoch 2, rank 0: ' in message and 'nan' not in message.split('grad_norm')[0]
+    assert '3 steps in a row were skipped' in message and '.png' in message.split('files of this batch: ')[1]
+    assert last_checkpoint(tmp_path)['meta']['epoch'] == 1
+    # The advice: in float32.
+    assert 'go on from it with --resume' in message and '--cfg-options optim_wrapper.type=OptimWrapper' in message
+    off = {'optim_wrapper.type': 'OptimWrapper', 'optim_wrapper.loss_scale': 'dynamic'}
+    assert run(tmp_path, resume=True, **off).epoch == 3
+
+
+def test_without_a_scaler_an_infinite_gradient_stops_at_once(run, mixed, tmp_path):
+    with pytest.raises(FloatingPointError, match=r'^Step 6, .*The gradient is not finite'):
+        run(tmp_path, Before(spoil_gradient, step=6), **mixed, **{'optim_wrapper.loss_scale': {'enabled': False}})
+
+
+def test_a_loss_scale_that_falls_stops_a_run(run, mixed, tmp_path, monkeypatch):
+    """Also if not each step is skipped."""
+    monkeypatch.setattr(NonFiniteLossHook, 'SCALE_INTERVAL', 2)
+
+    def spoil_every_other(runner):
+        def spoil(gradient):
+            return gradient * (float('inf') if runner.iter % 2 else 1)
+
+        runner.model.neck.reduce_q5.conv.weight.register_hook(spoil)
+
+    with pytest.raises(FloatingPointError, match=r'^Step 4, .*The loss scale fell to 1\.64e\+04'):
+        run(tmp_path, Before(spoil_every_other, step=1), **mixed, **{'default_hooks.non_finite.min_scale': 3e4})
+
+
+def test_a_few_infinite_gradients_are_normal(run, mixed, tmp_path):
+    def spoil_two(runner):
+        handle = runner.model.neck.reduce_q5.conv.weight.register_hook(lambda gradient: gradient * float('inf'))
+        runner.register_hook(Before(lambda runner: handle.remove(), step=8), 'VERY_HIGH')
+
+    runner = run(tmp_path, Before(spoil_two, step=6), **mixed)
+    assert runner.epoch == 3 and runner.optim_wrapper.loss_scaler.get_scale() == 2**14
 
 
 def make_hostile_batch():
