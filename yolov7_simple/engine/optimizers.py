@@ -189,3 +189,31 @@ def _has_shapes(state: dict, places: list[int], names: list[str], parameters: di
         if moment is not None and moment.shape != parameters[name].shape:
             return False
     return True
+
+
+def regroup_state(saved: dict, optimizer: torch.optim.Optimizer, model: nn.Module) -> tuple[dict, list[str]]:
+    """Arrange what an optimiser has saved for each parameter in the groups of another one for the same model.
+
+    Args:
+        saved: As of ``Optimizer.state_dict``.
+        optimizer: That is to load it.
+        model: That both train.
+
+    Returns:
+        1. ``state`` of a state dict that ``optimizer`` takes; tensors are not copied.
+        2. Names of the parameters that are trained and have none.
+
+    Raises:
+        CheckpointError: As of :func:`saved_places`.
+    """
+    places, names = saved_places(saved, model), {weight: name for name, weight in model.named_parameters()}
+    weights = [weight for group in optimizer.param_groups for weight in group['params']]
+    indices = [index for group in optimizer.state_dict()['param_groups'] for index in group['params']]
+    state, missing = {}, []
+    for weight, index in zip(weights, indices):
+        values = saved['state'].get(places.get(names[weight]))
+        if values is not None:
+            state[index] = values
+        elif weight.requires_grad:
+            missing.append(names[weight])
+    return state, missing

@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from ..utils.checkpoint import CheckpointError
 from ..utils.config_differences import Difference, config_differences, table
 from .loops import INTERRUPTED, ResumableTrainLoop
-from .optimizers import OF_THE_MACHINE, saved_places
+from .optimizers import OF_THE_MACHINE, regroup_state
 from .provenance import PROVENANCE, provenance_differences
 
 GRADIENTS = 'accumulated_gradients'  # key of a checkpoint: {parameter: gradient} of steps that wait for an update
@@ -153,16 +153,7 @@ def restore_optimizer(runner: Runner, checkpoint: dict) -> None:
         saved['state'] = {}
         return
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    places, name_of = saved_places(saved, model), {weight: name for name, weight in model.named_parameters()}
-    state, anew = {}, []
-    weights = [weight for group in optimizer.param_groups for weight in group['params']]
-    indices = [index for group in optimizer.state_dict()['param_groups'] for index in group['params']]
-    for weight, index in zip(weights, indices):
-        name = name_of[weight]
-        if name in places and places[name] in saved['state']:
-            state[index] = saved['state'][places[name]]
-        elif weight.requires_grad:
-            anew.append(name)
+    state, anew = regroup_state(saved, optimizer, model)
     if anew and state:
         runner.logger.warning(
             f'The checkpoint did not train {len(anew)} weights that this config trains, such as {anew[0]}: their '
