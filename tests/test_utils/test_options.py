@@ -20,7 +20,6 @@ CONFIGS = {
     'ELANPAFPN': (MODELS, {'in_channels': [16, 32, 64], 'out_channels': 16, 'num_stages': 2}),
     'YOLOv7SimpleHead': (MODELS, {'num_classes': 2, 'in_channels': 16}),
     'BatchMultiScale': (MODELS, {'random_size_range': (64, 128)}),
-    'BatchDetDataPreprocessor': (MODELS, {}),
     'BatchSimOTAAssigner': (TASK_UTILS, {}),
     'MosaicAffineMixUp': (TRANSFORMS, {}),
     'RandomHSVGain': (TRANSFORMS, {}),

@@ -9,11 +9,8 @@ import torch
 from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmdet.registry import MODELS
 
-from ..utils.options import checked_options
-
 
 @MODELS.register_module()
-@checked_options
 class BatchDetDataPreprocessor(DetDataPreprocessor):
     """mmdet's DetDataPreprocessor with the same options and results, but with fewer kernels and without waits.
 
