@@ -19,7 +19,6 @@ PRIVATE = [
     ('mmengine.runner.runner:_SlicedDataset', '_dataset'),
     ('mmengine.hooks:CheckpointHook', '_save_checkpoint_with_step'),
     ('mmengine.hooks:CheckpointHook', '_save_best_checkpoint'),
-    ('mmengine.optim.scheduler.param_scheduler:_ParamScheduler', '_last_value'),
     ('mmdet.models.data_preprocessors:BatchSyncRandomResize', '_random_size_range'),
     ('mmdet.models.data_preprocessors:BatchSyncRandomResize', '_interval'),
     ('mmdet.models.data_preprocessors:BatchSyncRandomResize', '_size_divisor'),

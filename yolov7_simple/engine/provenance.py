@@ -13,7 +13,7 @@ from mmengine.dist import get_world_size
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
-from ..utils.config_differences import Difference
+from ..utils.config_differences import DifferenceRow
 from ..utils.download import file_sha256
 from .hooks import walk_datasets
 
@@ -80,7 +80,7 @@ def code_version() -> str:
     return f'{version}, commit {commit}{"+" if changed else ""}'
 
 
-def provenance_differences(saved: dict[str, str], now: dict[str, str]) -> list[Difference]:
+def provenance_differences(saved: dict[str, str], now: dict[str, str]) -> list[DifferenceRow]:
     """Compare what made a checkpoint with what goes on from it; what only one of them knows is not compared."""
     both = [key for key in now if key in saved and key not in OF_ONE_START]
     return [(key, saved[key], now[key]) for key in both if saved[key] != now[key]]

@@ -20,7 +20,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..utils.checkpoint import CheckpointError
-from ..utils.config_differences import Difference, config_differences, table
+from ..utils.config_differences import DifferenceRow, config_differences, table
 from .loops import INTERRUPTED, ResumableTrainLoop
 from .optimizers import OF_THE_MACHINE, regroup_state
 from .provenance import PROVENANCE, provenance_differences
@@ -162,7 +162,7 @@ def restore_optimizer(runner: Runner, checkpoint: dict) -> None:
     saved['state'] = state
 
 
-def restore_schedule(runner: Runner, checkpoint: dict, epoch: int, done: int) -> list[Difference]:
+def restore_schedule(runner: Runner, checkpoint: dict, epoch: int, done: int) -> list[DifferenceRow]:
     """Walk the schedule of the config to the position, and put its values over those of the checkpoint.
 
     Walking repeats the arithmetic of the run, step by step, so that nothing changes if the config has not: the rate
@@ -194,7 +194,7 @@ def restore_schedule(runner: Runner, checkpoint: dict, epoch: int, done: int) ->
     return rows
 
 
-def keep_schedule(runner: Runner, saved: dict) -> list[Difference]:
+def keep_schedule(runner: Runner, saved: dict) -> list[DifferenceRow]:
     """Keep the rates of the checkpoint, for a schedule that follows the validations and so cannot be repeated.
 
     Raises:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from mmengine.runner import Runner
 
-Difference = tuple[str, str, str]  # what, its value in the checkpoint, its value now
+DifferenceRow = tuple[str, str, str]  # what, its value in the checkpoint, its value now
 # What a run is told anew each time, and what no training reads.
 NOT_COMPARED = {'work_dir', 'load_from', 'resume', 'launcher', 'experiment_name', 'log_level', 'visualizer'}
 COMPARED = {*inspect.signature(Runner.__init__).parameters, 'compile', 'activation_checkpointing'} - NOT_COMPARED
@@ -16,7 +16,7 @@ MAX_DIFFERENCES = 30
 WIDEST = 60  # characters of a value in the table
 
 
-def config_differences(saved: str | None, now: dict) -> list[Difference]:
+def config_differences(saved: str | None, now: dict) -> list[DifferenceRow]:
     """Compare the text of a saved config with today's: (key, value of then, value of now)."""
     if not saved:
         return []
@@ -64,7 +64,7 @@ def flatten(value: object, key: str = '') -> Iterable[tuple[str, str]]:
         yield key, str(value)
 
 
-def table(rows: list[Difference]) -> list[str]:
+def table(rows: list[DifferenceRow]) -> list[str]:
     """Lines of a table of (key, value of the checkpoint, value of now)."""
     shown = [('', 'checkpoint', 'now'), *rows[:MAX_DIFFERENCES]]
     cells = [[cell if len(cell) <= WIDEST else f'{cell[: WIDEST - 3]}...' for cell in row] for row in shown]
