@@ -1,4 +1,7 @@
-"""Evaluate a detector: mmdet's tools/test.py and its flags, which keeps the config that training saved."""
+"""Evaluate a detector: mmdet's tools/test.py and its flags, which keeps the config that training saved.
+
+--verbose shows all that goes into the log file, too; with a launcher it is on.
+"""
 
 from pathlib import Path
 
@@ -21,7 +24,7 @@ def keep_saved_config() -> None:
 
 def main() -> None:
     keep_saved_config()
-    run('test.py')
+    run('test.py', short=True)
 
 
 if __name__ == '__main__':
