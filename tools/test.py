@@ -3,6 +3,7 @@
 --verbose shows all that goes into the log file, too; with a launcher it is on.
 """
 
+import sys
 from pathlib import Path
 
 from mmdet_tool import run
@@ -24,6 +25,8 @@ def keep_saved_config() -> None:
 
 def main() -> None:
     keep_saved_config()
+    if {'-h', '--help'} & set(sys.argv[1:]):
+        print(__doc__)
     run('test.py', short=True)
 
 

@@ -6,8 +6,8 @@ DIR has images, and labels of COCO, YOLO, VOC, labelme or another format of docs
 learning rate are set from it; --epochs sets the length of the training by hand. --pretrained starts from trained
 weights, by a recipe for that: a name, a checkpoint file, or else those for COCO of the config's size.
 
-The screen shows the plan, progress and results. --verbose shows all that goes into the log file, too; with a launcher it
-is on.
+The screen shows the plan, progress and results. --verbose shows all that goes into the log file, too; with a launcher
+it is on.
 """
 
 from __future__ import annotations

@@ -82,11 +82,11 @@ class Screen:
             if now - self._begin >= self._due:
                 self._due = 2 * (now - self._begin)
                 self.say(text)
-        elif now - self._painted > 0.1 or done == total:
+        elif now - self._painted > 0.1:
             self._painted = now
             with suppress(OSError):
                 self._line = self._line or ProgressLine(
-                    file=self._stream, bar_format='{bar:20} {desc}', dynamic_ncols=True, leave=False, total=total
+                    file=self._stream, bar_format='{bar:10} {desc}', dynamic_ncols=True, leave=False, total=total
                 )
                 self._line.n, self._line.total = done, total
                 self._line.set_description_str(text)
@@ -173,7 +173,8 @@ def short_screen(make_hook: Callable[[Screen], Hook]) -> Iterator[None]:
                 log.handlers[i] = ScreenHandler(screen, handler.level)
             elif isinstance(handler, logging.FileHandler):
                 # In lines, which keep their order among those of the logger.
-                sys.stdout = stack.enter_context(open(handler.baseFilename, 'a', buffering=1, encoding='utf-8'))
+                prints = open(handler.baseFilename, 'a', buffering=1, encoding='utf-8')  # noqa: SIM115
+                sys.stdout = stack.enter_context(prints)
         return log
 
     def register_hooks_and_ours(runner: Runner, *args, **kwargs) -> None:

@@ -34,10 +34,10 @@ def duration(seconds: float) -> str:
     return f'{minutes // 1440} d {minutes % 1440 // 60} h'
 
 
-def shorten(path: str | Path) -> str:
+def as_typed(path: str | Path) -> str:
     """A path as it is typed in the current folder."""
     relative = os.path.relpath(path)
-    return str(path) if relative.startswith('..') else relative
+    return str(path) if relative.startswith('..') or '://' in str(path) else relative
 
 
 def command(tool: Path, *arguments: str | Path) -> str:
@@ -45,8 +45,8 @@ def command(tool: Path, *arguments: str | Path) -> str:
     found = shutil.which('python')
     # Not resolved, since the Python of a virtual environment is a link.
     is_found = found is not None and Path(found).parent == Path(sys.executable).parent
-    python = 'python' if is_found else shorten(sys.executable)
-    return shlex.join([python, str(tool), *map(shorten, arguments)])
+    python = 'python' if is_found else as_typed(sys.executable)
+    return shlex.join([python, str(tool), *map(as_typed, arguments)])
 
 
 def main_metric(metrics: dict[str, float], save_best: str | None) -> str | None:
@@ -93,19 +93,18 @@ class ScreenHook(Hook):
         seconds, size = self._mean(runner, 'time', WINDOW), self._batch_size(runner)
         if size and seconds > 0:
             facts.append(f'{size / seconds:.3g} images/s')
-        where = f'step {batch_idx + 1} of {len(runner.train_dataloader)}'
+        where = f'step {runner.iter + 1}/{runner.max_iters}'
         if self._has_epochs(runner):
-            where = f'{self._epoch_text(runner, runner.epoch + 1)}, {where}'
-        else:
-            where = f'step {runner.iter + 1} of {runner.max_iters}'
-        facts.append(self._time_left(runner, runner.iter + 1))
-        self.screen.progress('   '.join([where, *facts]), runner.iter + 1, runner.max_iters)
+            where = f'epoch {runner.epoch + 1}/{runner.max_epochs}  {batch_idx + 1}/{len(runner.train_dataloader)}'
+        # Short enough for 80 columns.
+        text = '  '.join([where, *facts, self._time_left(runner, runner.iter + 1)])
+        self.screen.progress(text, runner.iter + 1, runner.max_iters)
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Begin the row of this epoch, which waits for its evaluation."""
         if self._has_epochs(runner):
             loss, left = self._mean(runner, 'loss', self._steps), self._time_left(runner, runner.iter)
-            self._row = [self._epoch_text(runner, runner.epoch + 1), f'loss {loss:.3f}', left]
+            self._row = [self._where(runner, runner.epoch + 1), f'loss {loss:7.3f}', left]
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Show the plan, if a resumed run begins with an evaluation."""
@@ -113,15 +112,14 @@ class ScreenHook(Hook):
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         """Show progress."""
-        total = len(runner.val_dataloader)
-        where = self._epoch_text(runner, runner.epoch) if self._has_epochs(runner) else f'step {runner.iter}'
-        self.screen.progress(f'{where}, evaluating: {batch_idx + 1} of {total}', batch_idx + 1, total)
+        where = f'{self._where(runner, runner.epoch)}  evaluating {batch_idx + 1}/{len(runner.val_dataloader)}'
+        self.screen.progress(where, runner.iter, runner.max_iters)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Show the row of this epoch."""
         if not self._row:  # without epochs, or a resumed run began with this evaluation
-            where = self._epoch_text(runner, runner.epoch) if self._has_epochs(runner) else f'step {runner.iter}'
-            self._row = [where, f'loss {self._mean(runner, "loss", WINDOW):.3f}', self._time_left(runner, runner.iter)]
+            loss, left = self._mean(runner, 'loss', WINDOW), self._time_left(runner, runner.iter)
+            self._row = [self._where(runner, runner.epoch), f'loss {loss:7.3f}', left]
         name = main_metric(metrics or {}, self._save_best(runner))
         facts = [f'{label(one)} {metrics[one]:.3f}' for one in (name, f'{name}_50') if one in (metrics or {})]
         best = self._best_checkpoint(runner)
@@ -140,14 +138,14 @@ class ScreenHook(Hook):
         config = Path(runner.work_dir, Path(runner.cfg.filename or '').name)
         where = f'epoch {runner.epoch}' if self._has_epochs(runner) else f'step {runner.iter}'
         stopped = ', stopped early' if runner.train_loop.stop_training else ''
-        score = runner.message_hub.runtime_info.get('best_score')
-        name = self._save_best(runner)
+        name, known = self._save_best(runner), runner.message_hub.runtime_info
+        score = known.get('best_score', known.get(f'best_score_{name}'))
         found = f': best {label(name)} {score:.3f}' if name and score is not None else ''
         lines = [f'Done after {where}{stopped}, in {duration(time.monotonic() - self._begin)}{found}']
-        lines += [f'  {shorten(path)}   {what}' for path, what in reversed(files.items())]
+        lines += [f'  {as_typed(path)}   {what}' for path, what in reversed(files.items())]
         if config.is_file():
-            lines.append(f'  {shorten(config)}   the config')
-        lines.append(f'  {shorten(self._log(runner))}   the log')
+            lines.append(f'  {as_typed(config)}   the config')
+        lines.append(f'  {as_typed(self._log(runner))}   the log')
         if checkpoint and config.is_file():
             lines += ['Next: detect (here in one image), report, export', *self._next(runner, config, checkpoint)]
         self.screen.say('\n'.join(lines))
@@ -162,7 +160,7 @@ class ScreenHook(Hook):
     def after_test_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         """Show progress."""
         total = len(runner.test_dataloader)
-        self.screen.progress(f'evaluating: {batch_idx + 1} of {total}', batch_idx + 1, total)
+        self.screen.progress(f'evaluating {batch_idx + 1}/{total}', batch_idx + 1, total)
 
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Show the results, and what was made."""
@@ -180,7 +178,7 @@ class ScreenHook(Hook):
             if getattr(hook, 'draw', False):
                 files[Path(getattr(hook, 'test_out_dir', None) or '')] = 'pictures'
         files[log] = 'the log'
-        made = [f'  {shorten(path)}   {what}' for path, what in files.items() if path.name]
+        made = [f'  {as_typed(path)}   {what}' for path, what in files.items() if path.name]
         self.screen.say('\n'.join(made))
 
     # Parts.
@@ -207,16 +205,16 @@ class ScreenHook(Hook):
             epoch = f'epoch {runner.epoch}, ' if self._has_epochs(runner) else ''
             lines.append(f'  goes on after {epoch}step {runner.iter}')
         elif runner._resume:
-            lines.append(f'  starts anew: {shorten(runner.work_dir)} has no checkpoint to go on from')
+            lines.append(f'  starts anew: {as_typed(runner.work_dir)} has no checkpoint to go on from')
         elif runner._load_from:
             lines.append(f'  starts from the weights of {runner._load_from}')
-        lines.append(f'  all else is in {shorten(self._log(runner))}; --verbose shows it here')
+        lines.append(f'  all else is in {as_typed(self._log(runner))}; --verbose shows it here')
         self.screen.release()
         self.screen.say('\n'.join(lines))
 
     def _show_row(self) -> None:
         if self._row:
-            self.screen.say('   '.join(self._row))
+            self.screen.say('   '.join(self._row).rstrip())
         self._row = []
 
     def _next(self, runner: Runner, config: Path, checkpoint: str) -> Sequence[str]:
@@ -239,9 +237,10 @@ class ScreenHook(Hook):
     def _has_epochs(runner: Runner) -> bool:
         return not isinstance(runner.train_loop, IterBasedTrainLoop)
 
-    @staticmethod
-    def _epoch_text(runner: Runner, epoch: int) -> str:
-        return f'epoch {epoch:{len(str(runner.max_epochs))}} of {runner.max_epochs}'
+    def _where(self, runner: Runner, epoch: int) -> str:
+        if self._has_epochs(runner):
+            return f'epoch {epoch:{len(str(runner.max_epochs))}} of {runner.max_epochs}'
+        return f'step {runner.iter} of {runner.max_iters}'
 
     @staticmethod
     def _mean(runner: Runner, name: str, window: int) -> float:
@@ -256,7 +255,7 @@ class ScreenHook(Hook):
 
     def _time_left(self, runner: Runner, done: int) -> str:
         """Time left if the rest goes on as this run has gone so far, evaluations and all."""
-        if done <= self._first:
+        if done <= self._first or done >= runner.max_iters:
             return ''
         each = (time.monotonic() - self._begin) / (done - self._first)
         return f'{duration(each * (runner.max_iters - done))} left'
