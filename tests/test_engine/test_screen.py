@@ -98,7 +98,7 @@ def test_logs_of_this_package_and_warnings_are_shown():
     log.info('of the host')
     log.warning('x will be deprecated in future')
     log.debug('too low')
-    table = '\n+--+\n| 1|\n+--+'
+    table = '\n+--+\n|1|\n+--+'
     log.info(table)
     assert not stream.getvalue()
     log.error('of the host')
@@ -110,11 +110,8 @@ def test_logs_of_this_package_and_warnings_are_shown():
     assert stream.getvalue().splitlines() == ['error: of the host', 'warning: twice', 'all.json: 8 images']
     screen.shows_tables = True
     log.info(table)
-    log.info(table.replace('| 1|', '\n'.join(['| 1|'] * MAX_TABLE)))
-    assert (
-        stream.getvalue().splitlines()[3:]
-        == ['+--+', '| 1|', '+--+', f'A table of {MAX_TABLE + 3} lines is in the log.'][:4]
-    )
+    log.info(table.replace('|1|', '\n'.join(['|1|'] * MAX_TABLE)))
+    assert stream.getvalue().splitlines()[3:] == [*table.split(), f'A table of {MAX_TABLE + 2} lines is in the log.']
 
 
 def test_python_warnings_are_shown_in_full_and_all_is_as_before(monkeypatch):
@@ -127,9 +124,9 @@ def test_python_warnings_are_shown_in_full_and_all_is_as_before(monkeypatch):
         raise KeyboardInterrupt
     assert stopped.value.code == 130
     assert sys.stdout is stream and warnings.showwarning is before
-    shown = [line for line in stream.getvalue().splitlines() if line.startswith('UserWarning: ')]
+    shown = [line for line in stream.getvalue().splitlines() if 'UserWarning: ' in line]
     assert len(shown) == 1 and 'text ' * 50 in shown[0] and __file__ in shown[0]
-    assert 'UserWarning: for' not in stream.getvalue() and stream.getvalue().count('for developers') == 1
+    assert 'for developers' not in stream.getvalue()
 
 
 def test_words(tmp_path, monkeypatch):

@@ -53,6 +53,7 @@ class Screen:
         # Texts of the warnings from each place (file and line), and how many of them were told.
         self._warnings: dict[tuple[str, int], list[str]] = {}
         self._told: dict[tuple[str, int], int] = {}
+        self._seen: set[str] = set()
         self._is_held = True
 
     def say(self, text: str) -> None:
@@ -98,9 +99,10 @@ class Screen:
             place: File and line of the code that warns.
             text: The warning.
         """
-        alike = self._warnings.setdefault(place, [])
-        if text in alike:
+        if text in self._seen:
             return
+        self._seen.add(text)
+        alike = self._warnings.setdefault(place, [])
         alike.append(text)
         if not self._is_held and len(alike) <= MAX_ALIKE:
             self._told[place] = len(alike)
@@ -161,9 +163,10 @@ def short_screen(make_hook: Callable[[Screen], Hook]) -> Iterator[None]:
     Args:
         make_hook: Makes a hook from a :class:`Screen`; each runner gets one.
     """
-    screen = Screen(sys.stdout)
-    if hasattr(sys.stdout, 'reconfigure'):
-        sys.stdout.reconfigure(errors='backslashreplace')  # names of classes that the terminal cannot show
+    stdout = sys.stdout
+    screen = Screen(stdout)
+    if hasattr(stdout, 'reconfigure'):
+        stdout.reconfigure(errors='backslashreplace')  # names of classes that the terminal cannot show
     build_logger, register_hooks, show_warning = Runner.build_logger, Runner.register_hooks, warnings.showwarning
 
     def build_quiet_logger(runner: Runner, *args, **kwargs) -> MMLogger:
@@ -182,14 +185,14 @@ def short_screen(make_hook: Callable[[Screen], Hook]) -> Iterator[None]:
         runner.register_hook(make_hook(screen))
 
     def show(message, category, filename, lineno, file=None, line=None) -> None:
-        text = warnings.formatwarning(message, category, filename, lineno, line='')
-        print(text, end='')
+        if sys.stdout is not stdout:  # but the log file
+            print(warnings.formatwarning(message, category, filename, lineno, line=''), end='')
         if not issubclass(category, FOR_DEVELOPERS):
             screen.warn((filename, lineno), f'{category.__name__}: {message} ({filename}:{lineno})')
 
     with ExitStack() as stack:
         for owner, name, value in (
-            (sys, 'stdout', sys.stdout),
+            (sys, 'stdout', stdout),
             (Runner, 'build_logger', build_logger),
             (Runner, 'register_hooks', register_hooks),
             (warnings, 'showwarning', show_warning),
