@@ -166,7 +166,9 @@ class ScreenHook(Hook):
         """Show the results, and what was made."""
         self.screen.close()
         # mmdet has a table of the classes.
-        classes = {f'{one}_precision' for one in runner.test_dataloader.dataset.metainfo.get('classes', ())}
+        classes = {
+            f'{one}_precision' for one in getattr(runner.test_dataloader.dataset, 'metainfo', {}).get('classes', ())
+        }
         for name, value in (metrics or {}).items():
             if name.split('/', 1)[-1] not in classes:
                 self.screen.say(f'{name}: {value:.4f}' if isinstance(value, float) else f'{name}: {value}')
