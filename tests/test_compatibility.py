@@ -58,7 +58,7 @@ def folder(fixtures, tmp_path_factory):
 def test_a_run_resumes(config, folder, expected):
     work_dir = f'resumed_{config}'
     output = tool('train.py', config, '--resume', 'epoch_1.pth', '--work-dir', work_dir, cwd=folder)
-    assert 'resumed epoch: 1, iter: 4' in output
+    assert 'goes on after epoch 1, step 4' in output
     steps = [record for record in scalars(folder / work_dir) if 'loss' in record]
     assert [step['step'] for step in steps] == [5, 6, 7, 8]
     versions = {'torch': torch.__version__.split('+')[0], 'cv2': cv2.__version__, 'numpy': np.__version__}

@@ -107,7 +107,7 @@ def main() -> None:
     work_dir = ROOT / WORK_DIR
     say(1, "make a detection set from scikit-learn's handwritten digits and photographs")
     make_data(work_dir / 'data')
-    say(2, 'train YOLOv7-Tiny at half width from random weights; `eta` says how long it takes')
+    say(2, 'train YOLOv7-Tiny at half width from random weights; the line of progress says how long it takes')
     run('tools/train.py', CONFIG, '--work-dir', str(WORK_DIR), '--cfg-options', 'randomness.seed=0')
     say(3, "evaluate the last checkpoint with COCO's metric on images it has not seen, and draw its detections")
     checkpoint = (work_dir / 'last_checkpoint').read_text()

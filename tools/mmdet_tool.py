@@ -5,13 +5,18 @@ Example: ``python tools/mmdet_tool.py analysis_tools/browse_dataset.py CONFIG``
 The tools then work where mmcv has no compiled ops (mmcv-lite), and distributed ones also without a GPU.
 """
 
+import argparse
 import os
 import runpy
 import sys
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import installed  # noqa: F401
 
+from yolov7_simple.engine.screen import short_screen
+from yolov7_simple.engine.screen_hook import ScreenHook
 from yolov7_simple.engine.without_gpu import join_processes_without_gpu
 from yolov7_simple.runtime.errors import run_tool
 from yolov7_simple.utils.checkpoint import CAN_READ_SAFELY
@@ -28,8 +33,25 @@ def tools_dir() -> Path:
     sys.exit(f'This mmdet ({package}) has no tools: install mmdet 3.x from its wheel, or from a checkout.')
 
 
-def run(tool: str) -> None:
-    """Run a tool of mmdet with the arguments of this process."""
+def take_verbose() -> bool:
+    """Take --verbose out of the arguments; return whether mmengine's logs are shown, as they are under a launcher."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument('--verbose', action='store_true')
+    parser.add_argument('--launcher', default='none')
+    args = parser.parse_known_args()[0]
+    if args.verbose:
+        sys.argv.remove('--verbose')
+    return args.verbose or args.launcher != 'none'
+
+
+def run(tool: str, short: bool = False) -> None:
+    """Run a tool of mmdet with the arguments of this process.
+
+    Args:
+        tool: Its path among mmdet's.
+        short: Show what fits on a screen, unless --verbose is among the arguments.
+    """
+    own_folder = Path(sys.argv[0]).parent
     path = tools_dir() / tool
     if not path.is_file():
         names = sorted(str(p.relative_to(tools_dir())) for p in tools_dir().rglob('*.py'))
@@ -40,7 +62,9 @@ def run(tool: str) -> None:
     if CAN_READ_SAFELY:
         # mmengine downloads checkpoints with torch.hub, which would otherwise run code pickled in them.
         os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
-    runpy.run_path(str(path), run_name='__main__')
+    is_short = short and not take_verbose()
+    with short_screen(partial(ScreenHook, tools=own_folder)) if is_short else nullcontext():
+        runpy.run_path(str(path), run_name='__main__')
 
 
 def main() -> None:

@@ -1,5 +1,9 @@
-"""Evaluate a detector: mmdet's tools/test.py and its flags, which keeps the config that training saved."""
+"""Evaluate a detector: mmdet's tools/test.py and its flags, which keeps the config that training saved.
 
+--verbose shows all that goes into the log file, too; with a launcher it is on.
+"""
+
+import sys
 from pathlib import Path
 
 from mmdet_tool import run
@@ -21,7 +25,9 @@ def keep_saved_config() -> None:
 
 def main() -> None:
     keep_saved_config()
-    run('test.py')
+    if {'-h', '--help'} & set(sys.argv[1:]):
+        print(__doc__)
+    run('test.py', short=True)
 
 
 if __name__ == '__main__':

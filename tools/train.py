@@ -5,6 +5,9 @@
 DIR has images, and labels of COCO, YOLO, VOC, labelme or another format of docs/own_data.md. Classes, schedule and
 learning rate are set from it; --epochs sets the length of the training by hand. --pretrained starts from trained
 weights, by a recipe for that: a name, a checkpoint file, or else those for COCO of the config's size.
+
+The screen shows the plan, progress and results. --verbose shows all that goes into the log file, too; with a launcher
+it is on.
 """
 
 from __future__ import annotations
@@ -61,7 +64,7 @@ def main() -> None:
         use_own_data()
     elif {'-h', '--help'} & set(sys.argv[1:]):
         print(__doc__)
-    run('train.py')
+    run('train.py', short=True)
 
 
 if __name__ == '__main__':

@@ -60,7 +60,7 @@ ROWS = [
     Row('`train.py --amp --auto-scale-lr`', 'train.py {config} --work-dir {work}/amp --amp --auto-scale-lr',
         '{work}/amp/epoch_2.pth'),
     Row('`train.py --resume`', 'train.py {config} --work-dir {work} --resume --cfg-options train_cfg.max_epochs=3',
-        'resumed epoch: 2, iter: 8'),
+        'goes on after epoch 2, step 8'),
     Row('`test.py --out`', 'test.py {config} {checkpoint} --work-dir {work}/test --out {work}/results.pkl '
         '--cfg-options test_evaluator.outfile_prefix={work}/results', '{work}/results.bbox.json'),
     Row('`test.py --tta`', 'test.py {config} {checkpoint} --work-dir {work}/tta --tta', r'coco/bbox_mAP: \d'),
@@ -109,7 +109,7 @@ ROWS = [
     option('EarlyStoppingHook', 'default_hooks.early_stopping.type=EarlyStoppingHook '
            'default_hooks.early_stopping.monitor=coco/bbox_mAP default_hooks.early_stopping.patience=1 '
            'default_hooks.early_stopping.min_delta=9 train_cfg.max_epochs=4',
-           'did not improve|monitored metric'),
+           'stopped early'),
     option('TensorboardVisBackend', 'visualizer.vis_backends.0.type=TensorboardVisBackend',
            '{work}/TensorboardVisBackend/*/vis_data/events*', needs='tensorboard'),
     option('WandbVisBackend', 'visualizer.vis_backends.0.type=WandbVisBackend',

@@ -220,8 +220,8 @@ def test_from_folder_to_detections(tmp_path):
     before['neck'] |= {'in_channels': [16, 32, 64], 'out_channels': 16}
     before['bbox_head'] |= {'in_channels': 16, 'num_classes': 80}
     torch.save({'state_dict': MODELS.build(before).state_dict()}, tmp_path / 'coco.pth')
-    output = tool('train.py', config, '--data', tmp_path / 'pets', '--epochs', '2', '--work-dir', work, *SMALL,
-                  f'load_from={tmp_path / "coco.pth"}')  # fmt: skip
+    output = tool('train.py', config, '--data', tmp_path / 'pets', '--epochs', '2', '--work-dir', work, '--verbose',
+                  *SMALL, f'load_from={tmp_path / "coco.pth"}')  # fmt: skip
     assert 'in the form of YOLO, 2 classes: cat, dog' in output
     assert 'Other classes than in the checkpoint' in output and 'of class layers start anew' in output
     assert 'the current batch size is 2. Scaling the original LR by 0.25' in output

@@ -111,7 +111,7 @@ def test_from_published_weights_to_a_run_that_needs_no_network(release, pets, tm
     release.stop()
     shutil.rmtree(tmp_path / 'torch')
     again = tool('train.py', work / 'work.py', '--work-dir', tmp_path / 'again')
-    assert f'Load checkpoint from {cfg.load_from}' in again
+    assert f'starts from the weights of {cfg.load_from}' in again
     assert [one['loss'] for one in scalars(tmp_path / 'again') if 'loss' in one]
 
 
