@@ -306,7 +306,12 @@ def test_gradients_that_stay_infinite_stop_a_run_in_mixed_precision(run, mixed, 
 
 def test_without_a_scaler_an_infinite_gradient_stops_at_once(run, mixed, tmp_path):
     with pytest.raises(FloatingPointError, match=r'^Step 6, .*The gradient is not finite'):
-        run(tmp_path, Before(spoil_gradient, step=6), **mixed, **{'optim_wrapper.loss_scale': {'enabled': False}})
+        run(
+            tmp_path,
+            Before(spoil_gradient, step=6),
+            **mixed,
+            **{'optim_wrapper.loss_scale': {'enabled': False, '_delete_': True}},
+        )
 
 
 def test_a_loss_scale_that_falls_stops_a_run(run, mixed, tmp_path, monkeypatch):
