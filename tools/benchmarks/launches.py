@@ -39,7 +39,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 FOLDERS = ('yolov7_simple', 'mmdet', 'mmengine', 'mmcv')  # of which a caller is named
 STAGES = ('preprocessing', 'network', 'assignment and loss', 'optimiser', 'EMA', 'other hooks', 'prediction')
@@ -55,6 +55,10 @@ SHAPE_OF_VALUES = {'nonzero', 'masked_select', '_unique', '_unique2', 'unique_di
 HOST_HOOKS = (
     CheckpointHook, DetVisualizationHook, DistSamplerSeedHook, IterTimerHook, LoggerHook, ParamSchedulerHook
 )  # fmt: skip
+
+
+def _no_kernel(*args, **kwargs) -> None:
+    raise NotImplementedError('there is no GPU: only fake tensors can be on it')
 
 
 @functools.cache
@@ -79,7 +83,14 @@ def _register_cuda() -> None:
     hook_methods = (ctypes.c_void_p * 128)(*ctypes.cast(hooks[0], ctypes.POINTER(ctypes.c_void_p))[:128])
     hook_methods[2] = hook_methods[4] = one  # isBuilt and hasPrimaryContext
     hooks[0] = ctypes.addressof(hook_methods)
-    for kept in (methods, guard, hook_methods):  # C++ uses them to the very end
+
+    # A PyTorch without CUDA would take some ops apart that are one kernel there, as they are on the CPU.
+    library, has = torch.library.Library('aten', 'IMPL'), torch._C._dispatch_has_kernel_for_dispatch_key
+    names = [name for name in torch._C._dispatch_get_all_op_names() if name.startswith('aten::')]
+    for name in names:
+        if has(name, 'CompositeImplicitAutograd') and has(name, 'CPU') and not has(name, 'CUDA'):
+            library.impl(name.removeprefix('aten::'), _no_kernel, 'CUDA')
+    for kept in (methods, guard, hook_methods, library):  # C++ uses them to the very end
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
 
 
@@ -95,15 +106,23 @@ def _made_up(tensor: Tensor) -> bool | float | int:
 class _RealOnCpu(TorchDispatchMode):
     """Leaves what concerns the CPU alone out of the fake mode below it."""
 
+    def __init__(self, fake_mode: FakeTensorMode) -> None:
+        super().__init__()
+        self.fake_mode = fake_mode
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        """Run an op on real tensors as it is; otherwise make fake ones of those that it also takes."""
         kwargs = kwargs or {}
+        device = kwargs.get('device')
         is_fake = any(isinstance(leaf, FakeTensor) for leaf in tree_leaves((args, kwargs)))
-        with contextlib.nullcontext() if is_fake or _is_cuda(kwargs.get('device')) else unset_fake_temporarily():
-            return func(*args, **kwargs)
+        if not is_fake and (device is None or device.type != 'cuda'):
+            with unset_fake_temporarily():
+                return func(*args, **kwargs)
+        args, kwargs = tree_map_only(Tensor, self._faked, (args, kwargs))
+        return func(*args, **kwargs)
 
-
-def _is_cuda(device: torch.device | None) -> bool:
-    return device is not None and device.type == 'cuda'
+    def _faked(self, tensor: Tensor) -> FakeTensor:
+        return tensor if isinstance(tensor, FakeTensor) else self.fake_mode.from_tensor(tensor)
 
 
 def _apply(self: nn.Module, function: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
@@ -158,8 +177,8 @@ def fake_gpu() -> Iterator[None]:
             stack.enter_context(mock.patch.object(torch.optim.Optimizer, name, lambda self: None, create=True))
         stack.enter_context(mock.patch.object(FakeTensor, 'tolist', _made_up_list))
         stack.enter_context(mock.patch.object(nn.Module, '_apply', _apply))
-        stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
-        stack.enter_context(_RealOnCpu())
+        fake_mode = stack.enter_context(FakeTensorMode())
+        stack.enter_context(_RealOnCpu(fake_mode))
         yield
 
 
