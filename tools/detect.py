@@ -44,9 +44,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--no-pictures', action='store_true', help='write the JSON alone')
     parser.add_argument('--track', action='store_true', help='follow objects in videos (needs the trackers package)')
     parser.add_argument('--batch-size', type=int, default=1, help='frames of a video at a time; default: 1')
-    parser.add_argument(
-        '--max-megapixels', type=float, help='refuse larger images; default: 64, or any size with --slice'
-    )
+    parser.add_argument('--max-megapixels', type=float, help='refuse larger; default: 64, or any size with --slice')
     config = parser.add_argument_group('with a config and a checkpoint')
     config.add_argument('--device', help='such as cpu or cuda:0; default: the best there is')
     config.add_argument(

@@ -53,11 +53,11 @@ class VideoTracker:
 
     def __init__(self, score_thr: float, rate: float = 30.0) -> None:
         try:
-            from supervision import Detections as Boxes
+            import supervision
             from trackers import ByteTrackTracker
         except ImportError as error:
             raise InputError(f'--track needs the trackers package: pip install trackers ({error})') from error
-        self._tracker_type, self._boxes_type = ByteTrackTracker, Boxes
+        self._tracker_type, self._boxes_type = ByteTrackTracker, supervision.Detections
         self.score_thr = score_thr
         self.rate = rate
         self._trackers: dict[int, ByteTrackTracker] = {}  # of each class that was seen
