@@ -339,7 +339,7 @@ CHECKS = {
 @pytest.mark.parametrize('page', [page for page in PAGES if any(map(is_run, commands(page)))], ids=name_of)
 def test_commands_run_one_after_the_other(page, tmp_path, monkeypatch):
     sandbox = Sandbox(tmp_path)
-    printed = '\n'.join(map(sandbox.run, filter(is_run, commands(page))))
+    printed = '\n'.join([sandbox.run(line) for line in commands(page) if is_run(line)])
     # None of the warnings may be ours.
     assert 'yolov7_simple/' not in ''.join(line for line in printed.splitlines() if 'Warning' in line)
     if name_of(page) in CHECKS:
@@ -374,7 +374,9 @@ def build(cfg):
         assert isinstance(hook, dict), hook
         if hook['type'] != 'DetVisualizationHook':  # draws with the visualizer of a run
             HOOKS.build({key: value for key, value in hook.items() if key != 'priority'})
-    for pipeline in (cfg.train_dataloader.dataset.pipeline, cfg.test_dataloader.dataset.pipeline, cfg.tta_pipeline):
+    training = cfg.train_dataloader.dataset
+    pipelines = [one.pipeline for one in training.get('datasets', [training])]
+    for pipeline in (*pipelines, cfg.test_dataloader.dataset.pipeline, cfg.tta_pipeline):
         for transform in pipeline:
             TRANSFORMS.build(transform)
     for loop in (cfg.train_cfg, cfg.val_cfg, cfg.test_cfg):

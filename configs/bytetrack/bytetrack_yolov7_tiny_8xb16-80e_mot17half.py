@@ -80,3 +80,5 @@ visualizer = dict(type='TrackLocalVisualizer')
 del _base_.tta_model
 del _base_.tta_scales
 del _base_.tta_pipeline
+
+del detector, data_preprocessor

@@ -2,8 +2,8 @@
 # finds, whose weights are the average of the student's. docs/tracking.md has the commands that split the set.
 _base_ = '../yolov7/yolov7_tiny_8xb16-300e_coco.py'
 
-batch_size = 16
 backend_args = _base_.backend_args
+batch_size = _base_.train_dataloader.batch_size
 
 detector = _base_.model
 data_preprocessor = detector.pop('data_preprocessor')
@@ -75,7 +75,6 @@ unlabeled_dataset = dict(
     pipeline=unsup_pipeline,
 )
 train_dataloader = dict(
-    batch_size=batch_size,
     # Each batch has images of both sets, in these shares.
     sampler=dict(_delete_=True, type='MultiSourceSampler', batch_size=batch_size, source_ratio=[1, 1]),
     dataset=dict(_delete_=True, type='ConcatDataset', datasets=[labeled_dataset, unlabeled_dataset]),
@@ -94,3 +93,5 @@ custom_hooks = [
     # In place of the EMA. Without its BatchNorm statistics the teacher would find nothing.
     dict(type='MeanTeacherHook', momentum=0.001, skip_buffer=False),
 ]
+
+del detector, data_preprocessor, batch_size, branches, scales, pack

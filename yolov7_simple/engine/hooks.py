@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from mmdet.engine.hooks import CheckInvalidLossHook
 from mmdet.models.detectors.base import BaseDetector
 from mmdet.registry import HOOKS
-from mmdet.structures import DetDataSample
 from mmengine.dist import all_reduce, get_rank
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
@@ -23,15 +22,7 @@ from ..datasets.mosaic import MosaicAffineMixUp
 from ..models.fast import speed_up
 from ..utils.checkpoint import check_weights, compare_weights
 from ..utils.options import Count, CountOr0, OptionError, checked_options
-
-
-def walk_samples(data_samples: dict | list | DetDataSample | None) -> Iterator[DetDataSample]:
-    """Yield the samples of a batch, which may have branches (MultiBranch), and none of an image in some of them."""
-    if isinstance(data_samples, DetDataSample):
-        yield data_samples
-    elif data_samples is not None:
-        for inner in data_samples.values() if isinstance(data_samples, dict) else data_samples:
-            yield from walk_samples(inner)
+from .branches import check_multi_source, walk_samples
 
 
 def walk_datasets(dataset: Dataset) -> Iterator[Dataset]:
@@ -104,14 +95,18 @@ class LastStageHook(Hook):
 @HOOKS.register_module()
 @checked_options
 class MixDatasetHook(Hook):
-    """Set seed and epoch of each :class:`SeededMixDataset`, and report its damaged images."""
+    """Set seed and epoch of each :class:`SeededMixDataset`, and report its damaged images.
+
+    It also checks how mmdet's MultiSourceSampler mixes datasets.
+    """
 
     def before_train(self, runner: Runner) -> None:
         """Find the datasets.
 
         Raises:
-            OptionError: A wrapper around one would repeat samples within an epoch.
+            OptionError: A wrapper around one would repeat samples within an epoch, or see :func:`check_multi_source`.
         """
+        check_multi_source(runner)
         self._datasets, self._num_damaged = [], 0
         for dataset in walk_datasets(runner.train_dataloader.dataset):
             if isinstance(getattr(dataset, 'dataset', None), SeededMixDataset):
