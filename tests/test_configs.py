@@ -38,6 +38,8 @@ def test_what_holds_a_detector_builds_and_its_dump_loads_by_itself(path, tmp_pat
         MODELS.build(cfg.model)
     cfg.dump(tmp_path / 'dumped.py')
     assert Config.fromfile(tmp_path / 'dumped.py').to_dict() == cfg.to_dict()
+    # mmdet's default leaves the teacher without BatchNorm statistics.
+    assert all(hook.skip_buffer is False for hook in cfg.custom_hooks if hook.type == 'MeanTeacherHook')
     # What nothing reads would take no effect on a command line.
     assert not {'detector', 'data_preprocessor', 'batch_size'} & set(cfg)
 

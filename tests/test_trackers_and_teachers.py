@@ -2,6 +2,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,10 +14,11 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
-from mmengine.runner import Runner, load_checkpoint
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, load_checkpoint
 from tool_runs import scalars, tool
 
 from yolov7_simple.engine.branches import walk_samples
+from yolov7_simple.engine.hooks import MixDatasetHook
 
 NUM_EPOCHS, NUM_ITERS = 40, 20
 TRACKER = """
@@ -176,8 +178,6 @@ def test_a_student_learns_from_its_teachers_boxes(folder):
     resumed = tool('train.py', folder / 'semi.py', '--work-dir', work_dir, '--resume', '--cfg-options',
                    f'train_cfg.max_iters={NUM_ITERS + 2}')  # fmt: skip
     assert f'resumed epoch: 0, iter: {NUM_ITERS}' in resumed
-    printed = tool('test.py', folder / 'semi.py', work_dir / f'iter_{NUM_ITERS + 2}.pth', '--work-dir', folder / 'test')
-    assert float(re.findall(r'coco/bbox_mAP: (\S+)', printed)[-1]) > 0.3
 
 
 def build_semi(folder, **options):
@@ -217,21 +217,20 @@ def test_a_resize_that_moves_pseudo_boxes_is_refused(folder):
 
 
 @pytest.mark.parametrize(
-    ('change', 'message'),
+    ('change', 'loop', 'message'),
     [
-        ({'batch_size': 2}, 'batch_size is 2, and sampler.batch_size in it 4: set both alike'),
-        ({'sampler.source_ratio': [9, 1]}, r'takes \[4, 0\] images: each dataset must have one'),
-        ({'by_epoch': True}, 'use IterBasedTrainLoop and max_iters'),
+        ({'batch_size': 2}, IterBasedTrainLoop, 'batch_size is 2, and sampler.batch_size in it 4: set both alike'),
+        ({'sampler.source_ratio': [9, 1]}, IterBasedTrainLoop, r'takes \[4, 0\] images: each dataset must have one'),
+        ({}, EpochBasedTrainLoop, 'use IterBasedTrainLoop and max_iters'),
     ],
 )
-def test_batches_that_would_lack_a_branch_are_refused(folder, change, message):
+def test_batches_that_would_lack_a_branch_are_refused(folder, change, loop, message):
     cfg = Config.fromfile(folder / 'semi.py')
-    if change.pop('by_epoch', False):
-        cfg.train_cfg = {'type': 'EpochBasedTrainLoop', 'max_epochs': 1}
     cfg.merge_from_dict({f'train_dataloader.{key}': value for key, value in change.items()})
-    cfg.update(work_dir=str(folder / 'refused'), experiment_name=f'refused {message}')
+    loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
+    runner = SimpleNamespace(train_dataloader=loader, train_loop=object.__new__(loop))
     with pytest.raises(ValueError, match=message):
-        Runner.from_cfg(cfg).train()
+        MixDatasetHook().before_train(runner)
 
 
 def test_the_tools_for_detectors_refuse_what_holds_one(folder):
