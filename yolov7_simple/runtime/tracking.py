@@ -40,9 +40,9 @@ def check_tracking(paths: Sequence[Path]) -> None:
 class VideoTracker:
     """Give the detections of a video the numbers of their tracks.
 
-    A track begins with a detection of score ``score_thr`` or more, and has a number from the next frame on, if it goes on
-    there. It goes on with weaker detections, from ``WEAKEST`` on, and ends a second after the last. All detections of a
-    track are of one class.
+    A track begins with a detection of score ``score_thr`` or more, and has a number from the next frame on, if it goes
+    on there. It goes on with weaker detections, from ``WEAKEST`` on, and ends a second after the last. All detections
+    of a track are of one class.
 
     Args:
         score_thr: Lowest score of a detection that begins a track.
