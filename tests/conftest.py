@@ -121,6 +121,30 @@ def write_coco(folder: Path, num_images: int = 8, classes=('box', 'disc'), size=
     return content
 
 
+def write_mot(folder: Path, num_frames: int = 24, size=(128, 96)) -> None:
+    """Write a video in MOTChallenge's form, in which two bright boxes pass one another."""
+    video = folder / 'train/street'
+    (video / 'img1').mkdir(parents=True)
+    (video / 'gt').mkdir()
+    (folder / 'test').mkdir()
+    width, height = size
+    rng = np.random.default_rng(0)
+    ground = cv2.resize(rng.integers(0, 90, (6, 8, 3), np.uint8), size)
+    rows = []
+    for i in range(num_frames):
+        image = ground + rng.integers(0, 10, ground.shape, np.uint8)
+        moved = round(80 * i / (num_frames - 1))
+        for number, (x, y, w, h) in enumerate([(4 + moved, 8, 32, 24), (92 - moved, 52, 24, 36)], 1):
+            image[y : y + h, x : x + w] = 230
+            rows.append(f'{i + 1},{number},{x},{y},{w},{h},1,1,1.0\n')
+        cv2.imwrite(str(video / f'img1/{i + 1:06d}.jpg'), image)
+    (video / 'gt/gt.txt').write_text(''.join(rows))
+    (video / 'seqinfo.ini').write_text(
+        f'[Sequence]\nname=street\nimDir=img1\nframeRate=10\nseqLength={num_frames}\nimWidth={width}\n'
+        f'imHeight={height}\nimExt=.jpg\n'
+    )
+
+
 def png_bomb(width: int, height: int) -> bytes:
     """A valid PNG file of a few bytes whose header claims this size."""
 

@@ -13,6 +13,7 @@ from yolov7_simple.engine.loops import resolve_intervals
 from yolov7_simple.report.runs import POINTS_PER_EPOCH, plan_schedule
 
 CONFIGS = sorted((ROOT / 'configs' / 'yolov7').glob('*.py'))
+AROUND_A_DETECTOR = sorted(path for name in ('bytetrack', 'semi') for path in (ROOT / 'configs' / name).glob('*.py'))
 COCO = [path for path in CONFIGS if path.stem.endswith('8xb16-300e_coco')]
 
 
@@ -27,6 +28,21 @@ def test_builds_and_its_dump_loads_by_itself(path, tmp_path):
     assert Config.fromfile(tmp_path / 'dumped.py').to_dict() == cfg.to_dict()
     assert cfg.default_scope == 'mmdet'
     assert cfg.custom_imports == {'imports': ['yolov7_simple'], 'allow_failed_imports': False}
+
+
+@pytest.mark.parametrize('path', AROUND_A_DETECTOR, ids=lambda path: path.stem)
+def test_what_holds_a_detector_builds_and_its_dump_loads_by_itself(path, tmp_path):
+    if 'bytetrack' in path.stem:
+        pytest.importorskip('lap')
+    cfg = Config.fromfile(path)
+    with torch.device('meta'):
+        MODELS.build(cfg.model)
+    cfg.dump(tmp_path / 'dumped.py')
+    assert Config.fromfile(tmp_path / 'dumped.py').to_dict() == cfg.to_dict()
+    # mmdet's default leaves the teacher without BatchNorm statistics.
+    assert all(hook.skip_buffer is False for hook in cfg.custom_hooks if hook.type == 'MeanTeacherHook')
+    # What nothing reads would take no effect on a command line.
+    assert not {'detector', 'data_preprocessor', 'batch_size'} & set(cfg)
 
 
 def test_there_are_three_coco_configs():

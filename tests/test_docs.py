@@ -12,9 +12,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
-from conftest import ROOT, write_coco
+from conftest import ROOT, write_coco, write_mot
 from mmdet.datasets import CocoDataset
 from mmdet.registry import HOOKS, LOOPS, MODELS, TRANSFORMS
 from mmengine.config import Config
@@ -114,6 +115,19 @@ def of_type(parts, name):
     return next(part for part in parts if part.type == name)
 
 
+def shrink_wrapped(cfg):
+    """Make a config small whose model holds a detector: of a tracker, or of student and teacher."""
+    cfg.merge_from_dict({key.replace('model.', 'model.detector.'): value for key, value in SMALL_OPTIONS.items()})
+    if cfg.model.type == 'ByteTrack':
+        of_type(cfg.train_dataloader.dataset.pipeline, 'MosaicAffineMixUp').img_scale = (320, 320)
+        of_type(cfg.model.data_preprocessor.batch_augments, 'BatchMultiScale').random_size_range = (160, 320)
+        cfg.train_cfg.update(max_epochs=NUM_EPOCHS, val_interval=NUM_EPOCHS, dynamic_intervals=None)
+        of_type(cfg.custom_hooks, 'LastStageHook').num_last_epochs = 1
+    else:
+        cfg.train_dataloader.sampler.batch_size = SMALL_OPTIONS['train_dataloader.batch_size']
+        cfg.train_cfg.update(max_iters=NUM_EPOCHS, val_interval=NUM_EPOCHS)
+
+
 def shrink_configs():
     """Make every config that this process reads small: model, images, length of training, and no workers.
 
@@ -125,7 +139,9 @@ def shrink_configs():
 
     def read_small(*args, **kwargs):
         cfg = read(*args, **kwargs)
-        if 'model' in cfg:
+        if 'model' in cfg and 'detector' in cfg.model:
+            shrink_wrapped(cfg)
+        elif 'model' in cfg:
             options = {
                 key: value
                 for key, value in SMALL_OPTIONS.items()
@@ -146,6 +162,11 @@ def shrink_configs():
         return cfg
 
     Config.fromfile = read_small
+
+
+def shorten(text):
+    """Name the checkpoints of a short training."""
+    return re.sub(r'(epoch|iter)_\d+\.pth', rf'\g<1>_{NUM_EPOCHS}.pth', text)
 
 
 class Sandbox:
@@ -174,6 +195,11 @@ class Sandbox:
             (mine / f'annotations/{split}.json').write_text(json.dumps(part))
         (mine / 'annotations/all.json').unlink()
         shutil.copy(mine / 'images/0.png', folder / 'photo.jpg')
+        write_mot(folder / 'data/MOT17', num_frames=6)
+        writer = cv2.VideoWriter(str(folder / 'video.mp4'), cv2.VideoWriter_fourcc(*'mp4v'), 5, (160, 96))
+        for _ in range(3):
+            writer.write(cv2.imread(str(folder / 'photo.jpg')))
+        writer.release()
         (wide,) = (block for block in blocks('python', ROOT / 'docs/image_sizes.md'))
         (folder / 'wide.py').write_text(wide)
 
@@ -188,12 +214,14 @@ class Sandbox:
 
     def run(self, line):
         """Run a command; epochs are those of a short training."""
-        line = re.sub(r'epoch_\d+\.pth', f'epoch_{NUM_EPOCHS}.pth', line)
+        line = shorten(line)
         words = shlex.split(line)
         for work_dir in re.findall(r'(?<!--work-dir )\b(work_dirs/[\w-]+)', line):
             # Another page has made these by then.
             if not (self.folder / work_dir).exists():
                 self.run(next(one for one in ALL_COMMANDS if is_run(one) and is_training(one, work_dir)))
+        if 'misc/split_coco.py' in words:
+            enlarge(self.folder / 'data/coco/annotations/instances_train2017.json')
         if 'yolov7_tiny_coco.pth' in words:
             self.publish('yolov7_tiny', self.folder)
         for name in re.findall(r'rtodlab://(\w+)', line.replace('--pretrained', 'rtodlab://yolov7_tiny')):
@@ -221,6 +249,18 @@ class Sandbox:
         )
         assert 'warning: 1 of 2 classes have no box in val' in printed or not is_warned
         return printed
+
+
+def enlarge(path, times=10):
+    """Name each image of a set several times, so that a tenth of them is something."""
+    content = json.loads(path.read_text())
+    for key in ('images', 'annotations'):
+        more = [{**one, 'id': 100 * i + one['id']} for i in range(times) for one in content[key]]
+        content[key] = more
+    for i, one in enumerate(content['annotations']):
+        one['image_id'] += 100 * (i // (len(content['annotations']) // times))
+    content.update(info={}, licenses=[])
+    path.write_text(json.dumps(content))
 
 
 def is_training(line, work_dir):
@@ -273,6 +313,12 @@ def check_finetuning(folder, printed):
     assert 'coco/bbox_mAP: ' in printed and ' mAP ' in printed and 'anew for box, disc' in printed
 
 
+def check_tracking(folder, printed):
+    assert (folder / 'outputs/videos/video.mp4').is_file()
+    assert 'HOTA: ' in printed and 'IDF1: ' in printed
+    assert 'teacher/coco/bbox_mAP: ' in printed and 'student/coco/bbox_mAP: ' in printed
+
+
 def check_understand(folder, printed):
     for name in ('work_dirs/bccd/report.html', 'bccd.html', 'yolov7_tiny_1xb8-40e_bccd_schedule.html'):
         assert '</html>' in (folder / name).read_text()
@@ -284,6 +330,7 @@ CHECKS = {
     'docs/deployment.md': check_deployment,
     'docs/finetuning.md': check_finetuning,
     'docs/image_sizes.md': check_image_sizes,
+    'docs/tracking.md': check_tracking,
     'docs/training.md': check_training,
     'docs/understand.md': check_understand,
 }
@@ -292,7 +339,7 @@ CHECKS = {
 @pytest.mark.parametrize('page', [page for page in PAGES if any(map(is_run, commands(page)))], ids=name_of)
 def test_commands_run_one_after_the_other(page, tmp_path, monkeypatch):
     sandbox = Sandbox(tmp_path)
-    printed = '\n'.join(map(sandbox.run, filter(is_run, commands(page))))
+    printed = '\n'.join([sandbox.run(line) for line in commands(page) if is_run(line)])
     # None of the warnings may be ours.
     assert 'yolov7_simple/' not in ''.join(line for line in printed.splitlines() if 'Warning' in line)
     if name_of(page) in CHECKS:
@@ -300,7 +347,7 @@ def test_commands_run_one_after_the_other(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for block in blocks('python', page):
         if re.search('^(import|from) ', block, re.M):
-            exec(compile(re.sub(r'epoch_\d+', f'epoch_{NUM_EPOCHS}', block), name_of(page), 'exec'), {})
+            exec(compile(shorten(block), name_of(page), 'exec'), {})
 
 
 @pytest.mark.parametrize('line', [line for line in ALL_COMMANDS if '--cfg-options' in line])
@@ -327,7 +374,9 @@ def build(cfg):
         assert isinstance(hook, dict), hook
         if hook['type'] != 'DetVisualizationHook':  # draws with the visualizer of a run
             HOOKS.build({key: value for key, value in hook.items() if key != 'priority'})
-    for pipeline in (cfg.train_dataloader.dataset.pipeline, cfg.test_dataloader.dataset.pipeline, cfg.tta_pipeline):
+    training = cfg.train_dataloader.dataset
+    pipelines = [one.pipeline for one in training.get('datasets', [training])]
+    for pipeline in (*pipelines, cfg.test_dataloader.dataset.pipeline, cfg.tta_pipeline):
         for transform in pipeline:
             TRANSFORMS.build(transform)
     for loop in (cfg.train_cfg, cfg.val_cfg, cfg.test_cfg):

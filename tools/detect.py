@@ -5,8 +5,9 @@
 
 INPUT is an image, a video, a folder of them, or a pattern. Pictures go to OUT_DIR/pictures/, videos to OUT_DIR/videos/,
 and all detections to OUT_DIR/detections.json (COCO format; `annotations` is what pycocotools' loadRes takes; the frames
-of a video are images named VIDEO/NUMBER). An input that cannot be used is reported, the rest goes on, and the exit
-status is 1. With MODEL.onnx, of tools/export_onnx.py, numpy, OpenCV and onnxruntime are all that is needed.
+of a video are images named VIDEO/NUMBER, and have a `track_id` with --track). An input that cannot be used is reported,
+the rest goes on, and the exit status is 1. With MODEL.onnx, of tools/export_onnx.py, numpy, OpenCV and onnxruntime are
+all that is needed.
 """
 
 from __future__ import annotations
@@ -41,10 +42,9 @@ def parse_args() -> argparse.Namespace:
         '--ann-file', type=Path, help='COCO annotations, whose ids of images and categories to use, to evaluate on them'
     )
     parser.add_argument('--no-pictures', action='store_true', help='write the JSON alone')
+    parser.add_argument('--track', action='store_true', help='follow objects in videos (needs the trackers package)')
     parser.add_argument('--batch-size', type=int, default=1, help='frames of a video at a time; default: 1')
-    parser.add_argument(
-        '--max-megapixels', type=float, help='refuse larger images; default: 64, or any size with --slice'
-    )
+    parser.add_argument('--max-megapixels', type=float, help='refuse larger; default: 64, or any size with --slice')
     config = parser.add_argument_group('with a config and a checkpoint')
     config.add_argument('--device', help='such as cpu or cuda:0; default: the best there is')
     config.add_argument(
@@ -64,7 +64,6 @@ def parse_args() -> argparse.Namespace:
     )
     onnx = parser.add_argument_group('with an ONNX file')
     onnx.add_argument('--threads', type=int, help='default: one for each core')
-
     args = parser.parse_args()
     is_onnx = args.model.endswith('.onnx')
     args.checkpoint = None if is_onnx else args.inputs.pop(0)
@@ -114,21 +113,21 @@ def main(args: argparse.Namespace) -> int:
     from yolov7_simple.runtime.detect import DetectionRun
     from yolov7_simple.runtime.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, find_inputs, make_folder, result_names
     from yolov7_simple.runtime.images import MAX_MEGAPIXELS
+    from yolov7_simple.runtime.tracking import check_tracking
 
     paths = find_inputs(args.inputs, IMAGE_SUFFIXES | VIDEO_SUFFIXES)
+    if args.track:
+        check_tracking(paths)
     make_folder(args.out_dir)
+    options = {'device': args.device, 'fast': args.fast is not False, 'compiled': bool(args.compile)}
     if args.checkpoint is None:
         options = {'threads': args.threads}
-    else:
-        options = {'device': args.device, 'fast': args.fast is not False, 'compiled': bool(args.compile)}
     if args.slice is not None:
         options.update(side=args.slice, score_thr=args.score_thr)
-    max_megapixels = args.max_megapixels
-    if max_megapixels is None and args.slice is None:
-        max_megapixels = MAX_MEGAPIXELS
+    limit = MAX_MEGAPIXELS if args.max_megapixels is None and args.slice is None else args.max_megapixels
     detector = load_detector(args.model, args.checkpoint, **options)
     run = DetectionRun(
-        detector, args.out_dir, args.score_thr, args.ann_file, not args.no_pictures, args.batch_size, max_megapixels
+        detector, args.out_dir, args.score_thr, args.ann_file, not args.no_pictures, args.batch_size, limit, args.track
     )
     failed = 0
     for i, (path, name) in enumerate(zip(paths, result_names(paths)), 1):

@@ -174,6 +174,23 @@ def test_damaged_files_are_reported_after_each_epoch(make_runner, tmp_path, monk
     assert len(re.findall('5.jpg is cut short', log)) == 1
 
 
+class Pair(BaseModel):
+    """A model that holds others, as trackers and semi-supervised detectors do."""
+
+    def __init__(self):
+        super().__init__()
+        self.student, self.teacher = Model(), Model()
+
+    def forward(self, inputs, data_samples, mode):
+        return self.student(inputs, data_samples, mode)
+
+
+def test_heads_are_found_inside_of_other_models(make_runner):
+    runner = make_runner(2, 1, model=Pair())
+    runner.train()
+    assert stages(runner.model.student) == [False, True] and runner.model.teacher.bbox_head.use_l1
+
+
 def test_mistakes_are_named_before_training(make_runner):
     with pytest.raises(ValueError, match='num_last_epochs must be a whole number, 0 or more'):
         LastStageHook(-1)

@@ -172,6 +172,39 @@ def test_both_kinds_of_model_give_the_same_files(files, tmp_path, monkeypatch):
     assert len(scores[0]) > 50
 
 
+def test_tracks_are_the_same_for_both_kinds_of_model(files, tmp_path, monkeypatch):
+    """Three frames of one picture: what is found in all of them is one track, from the second one on."""
+    pytest.importorskip('trackers')
+    options = files / 'video.mp4', '--track', '--score-thr', 0.6, '--out-dir'
+    assert run_tool(monkeypatch, files, *options, tmp_path / 'torch') == 0
+    done = detect_onnx(
+        files / 'small.onnx', *options, tmp_path / 'onnx', blocked=('torch', 'mmdet', 'mmengine', 'mmcv')
+    )
+    assert done.returncode == 0, done.stderr
+    found = [json.loads((tmp_path / kind / 'detections.json').read_text())['annotations'] for kind in KINDS]
+    tracks = [[one.get('track_id') for one in of_kind] for of_kind in found]
+    assert tracks[0] == tracks[1]
+    first, second, third = ([one for one in found[0] if one['image_id'] == i] for i in (1, 2, 3))
+    assert not any('track_id' in one for one in first)
+    places = {one['track_id']: np.array(one['bbox']) for one in second if 'track_id' in one}
+    assert len(places) > 5 and sorted(places) == list(range(1, len(places) + 1))
+    kept = [one for one in third if one.get('track_id') in places]
+    assert len(kept) > 0.9 * len(places)
+    assert all(np.abs(places[one['track_id']] - one['bbox']).max() < 8 for one in kept)
+    frames = list(read_video(tmp_path / 'onnx/videos/video.mp4', None))
+    assert np.abs(frames[0].astype(int) - frames[1]).mean() > 1  # grey, then colours
+
+
+def test_tracks_need_videos_and_the_package(files, tmp_path, monkeypatch):
+    pytest.importorskip('trackers')
+    for inputs in ([files / 'images'], [files / 'video.mp4', files / 'images/image0.png']):
+        with pytest.raises(InputError, match=r'--track follows objects .* these are none: .*image0\.png'):
+            run_tool(monkeypatch, files, *inputs, '--track', '--out-dir', tmp_path / 'out')
+    done = detect_onnx(files / 'none.onnx', files / 'video.mp4', '--track', blocked=('trackers',))
+    assert done.returncode == 1 and 'error: --track needs the trackers package: pip install trackers' in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [

@@ -77,6 +77,8 @@ def check_classes_and_weights(
     Raises:
         CheckpointError: Another model or number of classes.
     """
+    if 'detector' in cfg.model:
+        raise CheckpointError(f'{config_name}: {cfg.model.type} holds a detector: take it out, see docs/tracking.md')
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     with torch.device('meta'):  # only shapes: no memory, no random numbers drawn
         wanted = MODELS.build(cfg.model).state_dict()

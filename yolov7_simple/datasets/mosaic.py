@@ -334,7 +334,7 @@ class RandomHSVGain(BaseTransform):
     def transform(self, results: dict) -> dict:
         """Change the colours."""
         gains = 1 + np.random.uniform(-1, 1, 3) * self.gains
-        image = results['img']
+        image = np.ascontiguousarray(results['img'])  # a flipped one is a view that OpenCV cannot write to
         height, width = results.get('content_shape', image.shape[:2])
         content = image[:height, :width]
         hsv = cv2.cvtColor(content, cv2.COLOR_BGR2HSV)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 
 from mmdet.engine.hooks import CheckInvalidLossHook
+from mmdet.models.detectors.base import BaseDetector
 from mmdet.registry import HOOKS
 from mmengine.dist import all_reduce, get_rank
 from mmengine.hooks import Hook, RuntimeInfoHook
@@ -21,6 +22,7 @@ from ..datasets.mosaic import MosaicAffineMixUp
 from ..models.fast import speed_up
 from ..utils.checkpoint import check_weights, compare_weights
 from ..utils.options import AtLeast0, Count, CountOr0, OptionError, checked_options
+from .branches import check_multi_source, walk_samples
 from .optimizers import log_gradient_norm
 
 
@@ -49,7 +51,8 @@ class LastStageHook(Hook):
     """Close mosaic and mixup and turn the L1 loss on for the last epochs.
 
     Only the number of the epoch decides, so a resumed run does the same. Workers need no restart, since the transform
-    shares its switch with them in memory.
+    shares its switch with them in memory. Heads are found wherever they are in the model, such as in the detector of a
+    tracker, or in student and teacher.
 
     Args:
         num_last_epochs: Length of the last stage; 0 for none.
@@ -66,8 +69,8 @@ class LastStageHook(Hook):
         """Check loop and head now, not only when the last stage begins."""
         if self.num_last_epochs and isinstance(runner.train_loop, IterBasedTrainLoop):
             raise OptionError('LastStageHook counts epochs: use EpochBasedTrainLoop, or num_last_epochs=0')
-        if self.num_last_epochs and not hasattr(self._head(runner), 'use_l1'):
-            raise OptionError('LastStageHook turns on the L1 loss of model.bbox_head, which has no use_l1')
+        if self.num_last_epochs and not self._heads(runner):
+            raise OptionError('LastStageHook turns on the L1 loss of a head, and no part of this model has use_l1')
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Switch to the last stage at its first epoch."""
@@ -78,29 +81,33 @@ class LastStageHook(Hook):
         mosaics = list(find_mosaics(runner.train_dataloader.dataset))
         for mosaic in mosaics:
             mosaic.close(is_last)
-        self._head(runner).use_l1 = is_last
+        for head in self._heads(runner):
+            head.use_l1 = is_last
         runner.logger.info(
             f'Last stage from epoch {runner.epoch + 1} of {runner.max_epochs}: with L1 loss, '
             + ('no mosaic and mixup.' if mosaics else 'and there is no MosaicAffineMixUp to close.')
         )
 
     @staticmethod
-    def _head(runner: Runner) -> nn.Module | None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        return getattr(model, 'bbox_head', None)
+    def _heads(runner: Runner) -> list[nn.Module]:
+        return [module for module in runner.model.modules() if hasattr(module, 'use_l1')]
 
 
 @HOOKS.register_module()
 @checked_options
 class MixDatasetHook(Hook):
-    """Set seed and epoch of each :class:`SeededMixDataset`, and report its damaged images."""
+    """Set seed and epoch of each :class:`SeededMixDataset`, and report its damaged images.
+
+    It also checks how mmdet's MultiSourceSampler mixes datasets.
+    """
 
     def before_train(self, runner: Runner) -> None:
         """Find the datasets.
 
         Raises:
-            OptionError: A wrapper around one would repeat samples within an epoch.
+            OptionError: A wrapper around one would repeat samples within an epoch, or see :func:`check_multi_source`.
         """
+        check_multi_source(runner)
         self._datasets, self._num_damaged = [], 0
         for dataset in walk_datasets(runner.train_dataloader.dataset):
             if isinstance(getattr(dataset, 'dataset', None), SeededMixDataset):
@@ -139,7 +146,8 @@ CLASS_LAYER = re.compile(r'\.cls_(preds|towers)\.')
 class CheckpointCheckHook(Hook):
     """Refuse a checkpoint that does not fit the model; mmengine would load what fits of it.
 
-    Fine-tuning (``load_from``) may change the classes: the class layers then start anew, which is logged.
+    Fine-tuning (``load_from``) may change the classes: the class layers then start anew, which is logged. In a model
+    that holds detectors (the detector of a tracker; student and teacher), the checkpoint of a detector is for each.
     """
 
     priority = 'VERY_HIGH'  # before the EMA hook, which copies the loaded weights
@@ -155,6 +163,12 @@ class CheckpointCheckHook(Hook):
             model = model.module
         wanted = model.state_dict()
         state_dict = checkpoint.get('state_dict', checkpoint)
+        inner = [name for name, child in model.named_children() if isinstance(child, BaseDetector)]
+        if inner and not any(key.removeprefix('module.').split('.')[0] in inner for key in state_dict):
+            weights = {key.removeprefix('module.'): value for key, value in state_dict.items()}
+            state_dict.clear()
+            state_dict.update({f'{name}.{key}': value for name in inner for key, value in weights.items()})
+            runner.logger.info(f'A checkpoint of a detector, for {" and ".join(inner)} of {type(model).__name__}.')
         names = {key.removeprefix('module.'): key for key in state_dict}
         found = {name: state_dict[key] for name, key in names.items()}
         is_training = isinstance(runner.optim_wrapper, OptimWrapper)
@@ -269,11 +283,13 @@ class NonFiniteLossHook(CheckInvalidLossHook):
     @staticmethod
     def _files(runner: Runner, data_batch: dict) -> list[str]:
         """Paths of the images in a batch; for a mosaic, its random choices are repeated to find them."""
-        paths = [sample.metainfo.get('img_path', 'unknown') for sample in data_batch['data_samples']]
+        paths = [sample.metainfo.get('img_path', 'unknown') for sample in walk_samples(data_batch['data_samples'])]
         for dataset in walk_datasets(runner.train_dataloader.dataset):
             if isinstance(dataset, SeededMixDataset):
                 index_of = {dataset.dataset.get_data_info(i)['img_path']: i for i in range(len(dataset))}
-                paths = [source for path in paths for source in dataset.sources(index_of[path])]
+                # A path may be of another dataset that is concatenated.
+                sources = {path: dataset.sources(index_of[path]) for path in paths if path in index_of}
+                paths = [source for path in paths for source in sources.get(path, [path])]
         return sorted(set(paths))
 
 

@@ -30,7 +30,8 @@ class BatchMultiScale(BatchSyncRandomResize):
         min_bbox_size: Shortest side in pixels; boxes that become smaller are dropped, ignored ones too.
 
     Raises:
-        ValueError: A range that does not rise or has no multiple of the divisor, or an interval below 1.
+        ValueError: A range that does not rise or has no multiple of the divisor, or an interval below 1; in training,
+            samples whose boxes are found again by a ``homography_matrix``, as a teacher's.
     """
 
     def __init__(
@@ -51,6 +52,11 @@ class BatchMultiScale(BatchSyncRandomResize):
 
     def forward(self, inputs: Tensor, data_samples: list[DetDataSample]) -> tuple[Tensor, list[DetDataSample]]:
         """Resize images (B, 3, H, W) and boxes."""
+        if any('homography_matrix' in data_sample.metainfo for data_sample in data_samples):
+            raise OptionError(
+                "BatchMultiScale: a teacher's boxes are taken to the student's image by homography_matrix, which knows "
+                'nothing of this resize: leave it out of batch_augments, and use RandomResize in the pipelines'
+            )
         step = MessageHub.get_current_instance().get_info('iter')
         if self._input_size is None and step >= self._interval:  # resumed: the size was drawn in an earlier step
             height, width = inputs.shape[-2:]

@@ -16,6 +16,7 @@ from .files import VIDEO_SUFFIXES, write_json
 from .images import MAX_MEGAPIXELS, read_image, write_image
 from .onnx_detector import Detections
 from .results import CocoResults, picture_path
+from .tracking import NO_TRACK, VideoTracker, draw_tracks
 from .videos import frame_count, frame_rate, read_video, video_writer
 
 
@@ -47,12 +48,14 @@ class DetectionRun:
         with_pictures: Whether to write pictures and videos.
         batch_size: Frames of a video in a batch.
         max_megapixels: Largest image that is accepted; None: no limit.
+        with_tracks: Whether to follow the objects of a video, see :class:`VideoTracker`. All detections that belong to
+            a track are drawn.
 
     Attributes:
         results (CocoResults): The detections so far.
 
     Raises:
-        InputError: The annotation file cannot be used.
+        InputError: The annotation file cannot be used, or the package for tracks is missing.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class DetectionRun:
         with_pictures: bool = True,
         batch_size: int = 1,
         max_megapixels: float | None = MAX_MEGAPIXELS,
+        with_tracks: bool = False,
     ) -> None:
         self.detector = detector
         self.out_dir = out_dir
@@ -71,6 +75,7 @@ class DetectionRun:
         self.with_pictures = with_pictures
         self.batch_size = batch_size
         self.max_megapixels = max_megapixels
+        self.with_tracks = with_tracks
         self.results = CocoResults(detector.classes, annotation_file)
 
     def detect_file(self, path: Path, name: str) -> Iterator[tuple[int, int | None]]:
@@ -104,15 +109,25 @@ class DetectionRun:
     def _detect_video(self, path: Path, name: str) -> Iterator[tuple[int, int | None]]:
         frames, total, done = read_video(path, self.max_megapixels), frame_count(path), 0
         target = self.out_dir / 'videos' / (name if name.endswith('.mp4') else f'{name}.mp4')
-        with video_writer(target, frame_rate(path)) if self.with_pictures else nullcontext() as write:
+        rate = frame_rate(path)
+        track = VideoTracker(self.score_thr, rate) if self.with_tracks else None
+        with video_writer(target, rate) if self.with_pictures else nullcontext() as write:
             while batch := list(islice(frames, self.batch_size)):
                 for frame, found in zip(batch, self.detector(batch)):
-                    self.results.add(f'{name}/{done:06d}', frame.shape[:2], *found)
+                    tracks = None if track is None else track(found)
+                    self.results.add(f'{name}/{done:06d}', frame.shape[:2], *found, tracks)
                     done += 1
                     if write is not None:
-                        write(self._draw(frame, found))
+                        write(self._draw(frame, found, tracks))
                 yield done, total
 
-    def _draw(self, image: NDArray[np.uint8], found: Detections) -> NDArray[np.uint8]:
+    def _draw(
+        self, image: NDArray[np.uint8], found: Detections, tracks: NDArray[np.int64] | None = None
+    ) -> NDArray[np.uint8]:
         drawn = found.scores >= self.score_thr
-        return draw_detections(image, *(values[drawn] for values in found), self.detector.classes)
+        if tracks is None:
+            return draw_detections(image, *(values[drawn] for values in found), self.detector.classes)
+        drawn |= tracks != NO_TRACK
+        return draw_tracks(
+            image, Detections(*(values[drawn] for values in found)), tracks[drawn], self.detector.classes
+        )

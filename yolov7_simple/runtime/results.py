@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from .errors import InputError
 from .files import make_folder
 from .images import WRITABLE_SUFFIXES
+from .tracking import NO_TRACK
 
 
 def picture_path(out_dir: Path, name: str) -> Path:
@@ -58,7 +59,15 @@ class CocoResults:
             'annotations': [],
         }
 
-    def add(self, file_name: str, size: tuple[int, int], boxes: NDArray, scores: NDArray, labels: NDArray) -> None:
+    def add(
+        self,
+        file_name: str,
+        size: tuple[int, int],
+        boxes: NDArray,
+        scores: NDArray,
+        labels: NDArray,
+        tracks: NDArray | None = None,
+    ) -> None:
         """Add the detections of an image.
 
         Args:
@@ -67,6 +76,7 @@ class CocoResults:
             boxes: (N, 4), xyxy in pixels.
             scores: (N,).
             labels: (N,), indices of classes.
+            tracks: (N,), numbers of tracks in a video, which become ``track_id``; where there is none, ``NO_TRACK``.
 
         Raises:
             InputError: The annotation file lacks this image.
@@ -78,7 +88,8 @@ class CocoResults:
             image_id = self.image_ids[file_name]
         height, width = size
         self.content['images'].append({'id': image_id, 'file_name': file_name, 'width': width, 'height': height})
-        for (x1, y1, x2, y2), score, label in zip(boxes.tolist(), scores.tolist(), labels.tolist()):
+        numbers = [NO_TRACK] * len(scores) if tracks is None else tracks.tolist()
+        for (x1, y1, x2, y2), score, label, track in zip(boxes.tolist(), scores.tolist(), labels.tolist(), numbers):
             self.content['annotations'].append(
                 {
                     'id': len(self.content['annotations']) + 1,
@@ -88,5 +99,6 @@ class CocoResults:
                     'area': (x2 - x1) * (y2 - y1),
                     'iscrowd': 0,
                     'score': score,
+                    **({} if track == NO_TRACK else {'track_id': track}),
                 }
             )

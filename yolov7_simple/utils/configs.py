@@ -19,7 +19,7 @@ def config_path(name: str) -> str:
     """
     package = Path(__file__).resolve().parents[1]
     folder = package / '.mim' if (package / '.mim').is_dir() else package.parent
-    configs = {path.name: path for path in sorted((folder / 'configs' / 'yolov7').glob('*.py'))}
+    configs = {path.name: path for path in sorted((folder / 'configs').glob('[!_]*/*.py'))}
     if name not in configs:
         raise FileNotFoundError(f'yolov7_simple has no config {name!r}; it has: {", ".join(configs)}')
     return str(configs[name].resolve())  # an editable install links to the checkout's file
