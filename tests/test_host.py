@@ -12,6 +12,7 @@ import yolov7_simple
 
 # Owner and name of a function or method, or of an attribute that the owner's code sets on itself.
 PRIVATE = [
+    ('mmengine.optim', '_ParamScheduler'),
     ('mmengine.runner:Runner', '_resume'),
     ('mmengine.runner:Runner', '_load_from'),
     ('mmengine.runner:EpochBasedTrainLoop', '_decide_current_val_interval'),

@@ -11,7 +11,7 @@ PACKAGE = 'yolov7_simple'
 # A folder may import from those on the lines below its own, and not from one on the same line.
 TIERS = [
     {'tools'},
-    {PACKAGE},  # its __init__.py, which registers everything
+    {PACKAGE, 'configs'},  # its __init__.py, which registers everything; the configs, which need it
     {'doctor'},
     {'report', 'own_data', 'deploy'},
     {'engine', 'apis', 'evaluation'},

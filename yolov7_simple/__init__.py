@@ -23,6 +23,7 @@ _CLASSES = {
     'ELANPAFPN': 'models.neck',
     'ExactFasterCocoMetric': 'evaluation',
     'FastInferenceHook': 'engine.hooks',
+    'FittedRateRunner': 'engine.schedulers',
     'LastStageHook': 'engine.hooks',
     'LossValLoop': 'engine.loops',
     'MixDatasetHook': 'engine.hooks',

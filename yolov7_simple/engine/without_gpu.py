@@ -18,6 +18,8 @@ from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..utils.configs import type_name
+
 
 @MODEL_WRAPPERS.register_module()
 class DeviceAwareDistributedDataParallel(MMDistributedDataParallel):
@@ -56,7 +58,7 @@ class DeviceAwareOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
         self.on_cpu = get_device() == 'cpu'
-        if self.on_cpu and optim_wrapper_cfg.get('type') == 'AmpOptimWrapper':
+        if self.on_cpu and type_name(optim_wrapper_cfg) == 'AmpOptimWrapper':
             dropped = ('type', 'loss_scale', 'dtype', 'use_fsdp')
             kept = {key: value for key, value in optim_wrapper_cfg.items() if key not in dropped}
             optim_wrapper_cfg = {'type': 'OptimWrapper', **kept}

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from mmdet.models.utils import make_divisible
 from mmdet.registry import MODELS
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, PretrainedInit
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -128,7 +128,7 @@ class ELANNet(BaseModule):
         Raises:
             CheckpointError: Pretrained weights that are not of this backbone, which mmengine would load in part.
         """
-        if isinstance(self.init_cfg, dict) and self.init_cfg['type'] == 'Pretrained':
+        if isinstance(self.init_cfg, dict) and self.init_cfg['type'] in ('Pretrained', PretrainedInit):
             checkpoint, prefix = self.init_cfg['checkpoint'], self.init_cfg.get('prefix') or ''
             loaded = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
             loaded = loaded.get('state_dict', loaded)

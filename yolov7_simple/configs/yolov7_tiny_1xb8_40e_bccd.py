@@ -1,0 +1,5 @@
+"""``configs/yolov7/yolov7_tiny_1xb8-40e_bccd.py`` in Python style: what it has, with classes as types."""
+
+from importlib import import_module
+
+globals().update(import_module('yolov7_simple.apis.configs').python_style(__file__))
