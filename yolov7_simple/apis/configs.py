@@ -19,8 +19,8 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from ..utils.checkpoint import CheckpointError
-from ..utils.configs import config_names, config_path
-from ..utils.options import OptionError, list_options
+from ..utils.configs import config_names, config_path, type_name
+from ..utils.options import OptionError
 
 # Top-level keys that are read after the config has been loaded: by mmengine's runner,
 RUNNER_KEYS = inspect.signature(Runner.__init__).parameters.keys() - {'self', 'cfg'}
@@ -85,6 +85,11 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
     cfg.merge_from_dict(options or {})
     if cfg.get('default_scope') is None:  # as in Python-style configs: what has no type is the host's
         cfg.default_scope = 'mmdet'
+    for step in (cfg.test_dataloader.get('dataset') or {}).get('pipeline', ()):
+        if type_name(step) == 'LoadImageFromFile' and str(getattr(step.type, '__module__', step.type)).startswith(
+            'mmcv.'
+        ):
+            step.type = 'LoadImageFromFile'  # as mmdet's inferencer looks for it
     return cfg
 
 
@@ -148,9 +153,11 @@ def length_options(cfg: Config, options: Mapping[str, Any]) -> dict[str, Any]:
     schedulers = cfg.get('param_scheduler') or []
     for i, one in enumerate(schedulers if isinstance(schedulers, list) else ()):
         begin = one.get('begin', 0)
-        if one.get('by_epoch', True) and one.get('end') == before:
+        if not one.get('by_epoch', True) or type_name(one).startswith(('Constant', 'Linear')):
+            continue  # the length of a warm-up is its own
+        if one.get('end') == max(before, begin + 1):
             found[f'param_scheduler.{i}.end'] = max(after, begin + 1)
-        if one.get('by_epoch', True) and one.get('T_max') == before - begin:
+        if one.get('T_max') == max(before - begin, 1):
             found[f'param_scheduler.{i}.T_max'] = max(after - begin, 1)
     intervals = train_cfg.get('dynamic_intervals') or []
     if any(epoch > 0 for epoch, _ in intervals):
@@ -186,6 +193,8 @@ def _variable_problem(cfg: Config, key: str, value: Any) -> str:
     if advice:
         options = [f'{path}{"." * bool(rest)}{rest}={new}'.replace(' ', '') for path, new in advice.items()]
         return f'nothing reads {name} once the config is loaded. Set --cfg-options {shlex.join(options)}'
+    if name in cfg:
+        return f'nothing reads {name} once the config is loaded: set it in a config file'
     last = {path.rpartition('.')[2]: path for path, _ in _walk(read)}
     close = difflib.get_close_matches(name, [*READ_KEYS, *last], 1)
     hint = f'did you mean {last.get(close[0], close[0])}?' if close else f'there are {", ".join(sorted(READ_KEYS))}'
@@ -213,15 +222,15 @@ def _check_path(cfg: Config, key: str) -> None:
 
 def _check_new(node: dict, parent: str, name: str, where: str) -> None:
     """Check an option that a dict of the config does not have yet."""
-    known, is_open, owner = DICT_KEYS.get(parent, set()), False, parent
+    known, is_open, owner = DICT_KEYS.get(parent, set()), parent == 'paramwise_cfg', parent
     if parent.endswith('_dataloader'):
         known = LOADER_KEYS
     if 'type' in node:
         cls = _find_class(node['type'])
         if not inspect.isclass(cls):
             return
-        owner, known = cls.__name__, list_options(cls).keys() | BUILDER_KEYS
-        is_open = all(_takes_any(base) for base in cls.__mro__ if '__init__' in vars(base) and base is not object)
+        (options, is_open), owner = _options_of(cls), cls.__name__
+        known = options | BUILDER_KEYS
         if issubclass(cls, Hook):
             known |= {'priority'}
         if issubclass(cls, _ParamScheduler):
@@ -236,10 +245,16 @@ def _check_new(node: dict, parent: str, name: str, where: str) -> None:
         raise OptionError(f'{where}: {owner} has no option {name}; {hint}')
 
 
-def _takes_any(cls: type) -> bool:
-    """Whether the ``__init__`` of a class passes options of any name on."""
-    parameters = inspect.signature(inspect.unwrap(vars(cls)['__init__'])).parameters.values()
-    return any(one.kind == one.VAR_KEYWORD for one in parameters)
+def _options_of(cls: type) -> tuple[set[str], bool]:
+    """Names of the options of a class and of the bases that it passes others on to, and whether it takes any name."""
+    names: set[str] = set()
+    for base in cls.__mro__[:-1]:
+        if '__init__' in vars(base):
+            parameters = inspect.signature(inspect.unwrap(base.__init__)).parameters.values()
+            names.update(one.name for one in parameters)
+            if not any(one.kind == one.VAR_KEYWORD for one in parameters):
+                return names - {'self'}, False
+    return names - {'self'}, bool(names)
 
 
 def _find_class(kind: Any) -> Any:
