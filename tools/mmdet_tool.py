@@ -15,7 +15,7 @@ import installed  # noqa: F401
 
 from mmengine.config import Config, DictAction
 
-from yolov7_simple.apis.configs import check_config_options, length_options
+from yolov7_simple.apis.config_options import check_config_options, length_options
 from yolov7_simple.engine.without_gpu import join_processes_without_gpu
 from yolov7_simple.runtime.errors import InputError, run_tool
 from yolov7_simple.utils.checkpoint import CAN_READ_SAFELY

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..models.rtodlab_weights import is_rtodlab, load_from_rtodlab
 from ..runtime.errors import examples
 from ..utils.checkpoint import CheckpointError, check_weights, read_checkpoint
-from .configs import load_config
+from .config_options import load_config
 
 
 def load_state_dict(path: str | Path) -> dict[str, Tensor]:

@@ -2,4 +2,4 @@
 
 from importlib import import_module
 
-globals().update(import_module('yolov7_simple.apis.configs').python_style(__file__))
+globals().update(import_module('yolov7_simple.apis.config_options').python_style(__file__))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import mmdet.registry
+from mmcv.transforms import LoadImageFromFile
 from mmengine.config import Config
 from mmengine.config.lazy import LazyObject
 from mmengine.hooks import Hook
@@ -86,9 +87,7 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
     if cfg.get('default_scope') is None:  # as in Python-style configs: what has no type is the host's
         cfg.default_scope = 'mmdet'
     for step in (cfg.test_dataloader.get('dataset') or {}).get('pipeline', ()):
-        if type_name(step) == 'LoadImageFromFile' and str(getattr(step.type, '__module__', step.type)).startswith(
-            'mmcv.'
-        ):
+        if type_name(step) == 'LoadImageFromFile' and _find_class(step.type) is LoadImageFromFile:
             step.type = 'LoadImageFromFile'  # as mmdet's inferencer looks for it
     return cfg
 

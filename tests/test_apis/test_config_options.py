@@ -8,7 +8,7 @@ from conftest import ROOT
 from mmdet.registry import MODELS
 from mmengine.config import Config, DictAction
 
-from yolov7_simple.apis.configs import TYPE_KEYS, check_config_options, length_options, load_config
+from yolov7_simple.apis.config_options import TYPE_KEYS, check_config_options, length_options, load_config
 from yolov7_simple.utils.configs import config_names, config_path, type_name
 from yolov7_simple.utils.options import OptionError
 
