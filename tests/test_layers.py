@@ -11,7 +11,7 @@ PACKAGE = 'yolov7_simple'
 # A folder may import from those on the lines below its own, and not from one on the same line.
 TIERS = [
     {'tools'},
-    {PACKAGE, 'configs'},  # its __init__.py, which registers everything; the configs, which need it
+    {PACKAGE},  # its __init__.py, which registers everything
     {'doctor'},
     {'report', 'own_data', 'deploy'},
     {'engine', 'apis', 'evaluation'},

@@ -63,7 +63,9 @@ class FittedRateRunner(Runner):
 
     def _has_one_step(self, scheduler: _ParamScheduler) -> bool:
         """Whether a warm-up has but its first value, which then would stay."""
-        if not isinstance(scheduler, (ConstantParamScheduler, LinearParamScheduler)):
+        if isinstance(scheduler, ConstantParamScheduler):
+            return scheduler.factor < 1 and scheduler.end <= scheduler.begin + 1
+        if not isinstance(scheduler, LinearParamScheduler) or scheduler.start_factor >= scheduler.end_factor:
             return False
         length = self.max_epochs if scheduler.by_epoch else self.max_iters
         return min(scheduler.end, length) <= scheduler.begin + 1
