@@ -40,8 +40,8 @@ PUBLIC = [
     ('mmengine.hooks:CheckpointHook', 'file_backend'),
 ]
 # Private by name only: they are documented.
-# Of os, of NamedTuple, and of VIA's files.
-NOT_OF_THE_HOST = {'_exit', '_replace', '_fields', '_via_img_metadata'}
+# Of os, of NamedTuple, of VIA's files, and of mmengine's configs.
+NOT_OF_THE_HOST = {'_exit', '_replace', '_fields', '_via_img_metadata', '_delete_', '_scope_'}
 METACLASS = {'_abc_impl', '_instance_dict'}  # attributes that metaclasses add to classes
 
 

@@ -222,7 +222,7 @@ def _check_path(cfg: Config, key: str) -> None:
 def _check_new(node: dict, parent: str, name: str, where: str) -> None:
     """Check an option that a dict of the config does not have yet."""
     known, is_open, owner = DICT_KEYS.get(parent, set()), parent == 'paramwise_cfg', parent
-    if parent.endswith('_dataloader'):
+    if parent.endswith('dataloader'):
         known = LOADER_KEYS
     if 'type' in node:
         cls = _find_class(node['type'])

@@ -138,7 +138,8 @@ def set_schedule(cfg: Config, num_images: int, epochs: int | None) -> str:
         hook['num_last_epochs'] = last
     interval = max(1, min(cfg.train_cfg.get('val_interval', 1), epochs // 20))
     cfg.train_cfg.update(max_epochs=epochs, val_interval=interval, dynamic_intervals=[(epochs - last, 1)])
-    cfg.default_hooks.logger.interval = min(cfg.default_hooks.logger.get('interval', 10), steps)
+    # Twice an epoch, or more often.
+    cfg.default_hooks.logger.interval = min(cfg.default_hooks.logger.get('interval', 10), max(1, steps // 2))
     cfg.auto_scale_lr.enable = True  # from the real batch, of all GPUs and all that is accumulated
     counts = cfg.optim_wrapper.get('accumulative_counts', 1)
     return (
