@@ -46,6 +46,7 @@ def cfg():
         ('optim_wrapper.paramwise_cfg.norm_decay=1', 'did you mean norm_decay_mult?'),
         ('model.bbox_head.num_clases=3', 'YOLOv7SimpleHead has no option num_clases; did you mean num_classes?'),
         ('default_hooks.checkpoint.intervall=2', 'SafeCheckpointHook has no option intervall; did you mean interval?'),
+        ('optim_wrapper.optimizer.type=SGD optim_wrapper.optimizer.betas=(0.9,0.99)', 'SGD has no option betas'),
         ('train_cfg.max_epoch=3', 'ResumableTrainLoop has no option max_epoch; did you mean max_epochs?'),
         ('auto_scale_lr.enabled=True', 'did you mean enable?'),
         ('env_cfg.cudnn_benchmar=True', 'did you mean cudnn_benchmark?'),
@@ -69,6 +70,7 @@ def test_what_would_change_nothing_is_refused(cfg, option, message):
         'test_evaluator.outfile_prefix=x optim_wrapper.dtype=bfloat16 optim_wrapper.accumulative_counts=4',
         'custom_hooks.0.begin_epoch=3 custom_hooks.0.device=cpu',  # the second is of the average
         'optim_wrapper._delete_=True optim_wrapper.type=OptimWrapper optim_wrapper.optimizer.type=SGD',
+        'optim_wrapper.optimizer.type=SGD optim_wrapper.optimizer.momentum=0.9',  # the new type's options
         'train_dataloader.num_batch_per_epoch=3 train_dataloader.pin_memory=True tta_model.tta_cfg.max_per_img=3',
     ],
 )

@@ -131,7 +131,7 @@ def check_config_options(cfg: Config, options: Mapping[str, Any]) -> None:
             raise OptionError(f'--cfg-options {key}={value}: {_variable_problem(cfg, key, value)}')
         parents = [key[:i] for i, letter in enumerate(key) if letter == '.']
         if not any(f'{parent}._delete_' in options for parent in parents):
-            _check_path(cfg, key)
+            _check_path(cfg, key, options)
 
 
 def length_options(cfg: Config, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -200,7 +200,7 @@ def _variable_problem(cfg: Config, key: str, value: Any) -> str:
     return f'nothing reads {name}; {hint}'
 
 
-def _check_path(cfg: Config, key: str) -> None:
+def _check_path(cfg: Config, key: str, options: Mapping[str, Any]) -> None:
     """Follow a key into the config, and check the first part that is not there."""
     node, names = cfg, key.split('.')
     for i, name in enumerate(names):
@@ -215,17 +215,18 @@ def _check_path(cfg: Config, key: str) -> None:
             node = node[name]
         else:
             if i:
-                _check_new(node, names[i - 1], name, f'--cfg-options {key}: {place}')
+                kind = options.get(f'{place}.type', node.get('type'))
+                _check_new(kind, names[i - 1], name, f'--cfg-options {key}: {place}')
             return
 
 
-def _check_new(node: dict, parent: str, name: str, where: str) -> None:
-    """Check an option that a dict of the config does not have yet."""
+def _check_new(kind: Any, parent: str, name: str, where: str) -> None:
+    """Check an option that a dict of the config, of this type or None, does not have yet."""
     known, is_open, owner = DICT_KEYS.get(parent, set()), parent == 'paramwise_cfg', parent
     if parent.endswith('dataloader'):
         known = LOADER_KEYS
-    if 'type' in node:
-        cls = _find_class(node['type'])
+    if kind is not None:
+        cls = _find_class(kind)
         if not inspect.isclass(cls):
             return
         (options, is_open), owner = _options_of(cls), cls.__name__
