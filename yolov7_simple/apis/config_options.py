@@ -262,7 +262,7 @@ def _find_class(kind: Any) -> Any:
     if not isinstance(kind, str):
         return kind
     for registry in vars(mmdet.registry).values():
-        if isinstance(registry, Registry):
+        if isinstance(registry, Registry) and registry.scope == 'mmdet':  # and not the host's, which it looks in last
             try:
                 found = registry.get(kind)
             except RuntimeError:  # mmengine's word for a name that it does not know
