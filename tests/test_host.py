@@ -12,6 +12,7 @@ import yolov7_simple
 
 # Owner and name of a function or method, or of an attribute that the owner's code sets on itself.
 PRIVATE = [
+    ('mmengine.optim', '_ParamScheduler'),
     ('mmengine.runner:Runner', '_resume'),
     ('mmengine.runner:Runner', '_load_from'),
     ('mmengine.runner:Runner', '_randomness_cfg'),
@@ -45,8 +46,8 @@ PUBLIC = [
     ('mmengine.optim:OptimWrapper', 'grad_name'),
 ]
 # Private by name only: they are documented.
-# Of os, of NamedTuple, and of VIA's files.
-NOT_OF_THE_HOST = {'_exit', '_replace', '_fields', '_via_img_metadata'}
+# Of os, of NamedTuple, of VIA's files, and of mmengine's configs.
+NOT_OF_THE_HOST = {'_exit', '_replace', '_fields', '_via_img_metadata', '_delete_', '_scope_'}
 METACLASS = {'_abc_impl', '_instance_dict'}  # attributes that metaclasses add to classes
 
 

@@ -102,6 +102,15 @@ def test_model_index_tells_what_the_configs_are():
     assert (ROOT / yaml.safe_load((ROOT / index['Import'][0]).read_text())['Collections'][0]['README']).is_file()
 
 
+def test_the_wheel_has_python_style_configs(site, tmp_path):
+    (tmp_path / 'mine.py').write_text(
+        'from mmengine.config import read_base\n\nwith read_base():\n'
+        '    from yolov7_simple.configs.yolov7_x_8xb16_300e_coco import *\n'
+    )
+    read = "from mmengine.config import Config; print(Config.fromfile('mine.py').model.backbone.type.__module__)"
+    assert python(site, tmp_path, '-c', read).split()[-1] == 'yolov7_simple.models.backbone'
+
+
 def test_a_foreign_project_with_the_wheel_alone(site, tmp_path):
     """Train with mmdet's own script and a config of four lines, resume, and evaluate with the dumped config."""
     write_coco(tmp_path / 'data')

@@ -10,7 +10,7 @@ from conftest import ROOT
 PACKAGE = 'yolov7_simple'
 # A folder may import from those on the lines below its own, and not from one on the same line.
 TIERS = [
-    {'tools'},
+    {'tools', 'configs'},
     {PACKAGE},  # its __init__.py, which registers everything
     {'doctor'},
     {'report', 'own_data', 'deploy'},

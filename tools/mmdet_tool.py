@@ -15,11 +15,17 @@ from pathlib import Path
 
 import installed  # noqa: F401
 
+from mmengine.config import Config, DictAction
+
+from yolov7_simple.apis.config_options import check_config_options, length_options
 from yolov7_simple.engine.screen import short_screen
 from yolov7_simple.engine.screen_hook import ScreenHook
 from yolov7_simple.engine.without_gpu import join_processes_without_gpu
-from yolov7_simple.runtime.errors import run_tool
+from yolov7_simple.runtime.errors import InputError, run_tool
 from yolov7_simple.utils.checkpoint import CAN_READ_SAFELY
+
+# That mmengine reads configs from.
+CONFIG_SUFFIXES = ('.py', '.yaml', '.yml', '.json')
 
 
 def tools_dir() -> Path:
@@ -44,6 +50,38 @@ def take_verbose() -> bool:
     return args.verbose or args.launcher != 'none'
 
 
+def check_options(tool: str, arguments: list[str]) -> list[str]:
+    """Check the --cfg-options of a tool.
+
+    Args:
+        tool: Its path among mmdet's.
+        arguments: Of its command line; the first file of a config's kind is the config.
+
+    Returns:
+        Arguments to add, with which the rest of the config follows the options.
+
+    Raises:
+        UserError: One of the options would change nothing.
+    """
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    try:
+        args, others = parser.parse_known_args(arguments)
+    except ValueError as error:  # of DictAction
+        raise InputError('--cfg-options: each one must be KEY=VALUE, and the config comes before them') from error
+    if not args.cfg_options and tool != 'train.py':
+        return []  # the file may be no config
+    config = next((one for one in others if Path(one).suffix in CONFIG_SUFFIXES and Path(one).is_file()), None)
+    if config is None:
+        return []  # the tool says so
+    cfg, options = Config.fromfile(config), args.cfg_options or {}
+    check_config_options(cfg, options)
+    more = length_options(cfg, options)
+    if tool == 'train.py' and 'runner_type' not in {*cfg, *options}:
+        more['runner_type'] = 'mmdet.FittedRateRunner'
+    return ['--cfg-options', *(f'{key}={value}'.replace(' ', '') for key, value in more.items())] if more else []
+
+
 def run(tool: str, short: bool = False) -> None:
     """Run a tool of mmdet with the arguments of this process.
 
@@ -56,6 +94,7 @@ def run(tool: str, short: bool = False) -> None:
     if not path.is_file():
         names = sorted(str(p.relative_to(tools_dir())) for p in tools_dir().rglob('*.py'))
         sys.exit(f'mmdet has no tool {tool}. It has:\n  ' + '\n  '.join(names))
+    sys.argv += check_options(tool, sys.argv[1:])
     join_processes_without_gpu(sys.argv[1:])
     sys.argv[0] = str(path)
     sys.path.insert(0, str(path.parent))

@@ -1,9 +1,11 @@
 """Train a detector: mmdet's tools/train.py and its flags, and one command for a folder of one's own data.
 
+    python tools/train.py CONFIG [--epochs NUM] [flags]
     python tools/train.py CONFIG --data DIR [--pretrained [WEIGHTS]] [--epochs NUM] [flags]
 
 DIR has images, and labels of COCO, YOLO, VOC, labelme or another format of docs/own_data.md. Classes, schedule and
-learning rate are set from it; --epochs sets the length of the training by hand. --pretrained starts from trained
+learning rate are set from it, and from what --cfg-options says. --epochs sets the length of the training by hand: the
+schedule, the last stage and the validations follow it. --pretrained starts from trained
 weights, by a recipe for that: a name, a checkpoint file, or else those for COCO of the config's size.
 
 The screen shows the plan, progress and results. --verbose shows all that goes into the log file, too; with a launcher
@@ -18,7 +20,7 @@ import sys
 from pathlib import Path
 
 from mmdet_tool import run
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 
 from yolov7_simple.apis.inference import load_config
 from yolov7_simple.doctor.doctor import summary
@@ -41,25 +43,41 @@ def use_own_data() -> None:
     parser.add_argument('--pretrained', nargs='?', const='')
     parser.add_argument('--epochs', type=int)
     parser.add_argument('--work-dir')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
     args, flags = parser.parse_known_args()
-    if args.epochs is not None and args.epochs < 1:
-        parser.error(f'--epochs {args.epochs}: must be at least 1')
-    starts_elsewhere = any(flag.startswith(('load_from=', 'model.backbone.init_cfg', '--resume')) for flag in flags)
-    if args.pretrained is not None and any(flag.startswith('load_from=') for flag in flags):
+    if args.pretrained is not None and 'load_from' in args.cfg_options:
         parser.error('--pretrained and load_from= both say where to start from: give one of them')
     name = f'{Path(args.config).stem}_{Path(args.data).resolve().name}'
     work_dir = Path(args.work_dir or Path('work_dirs') / name)
-    config, data, schedule = own_config(args.config, args.data, work_dir, args.epochs, args.pretrained)
+    config, data, schedule = own_config(
+        args.config, args.data, work_dir, args.epochs, args.pretrained, args.cfg_options
+    )
     # torchrun's name, and slurm's.
     if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
         cfg = load_config(config)
         print(*summary(data, cfg), f'{config}: {schedule}', sep='\n', flush=True)
-        if args.pretrained is None and not starts_elsewhere and is_random(cfg):
+        is_resumed = any(flag.startswith('--resume') for flag in flags)
+        if args.pretrained is None and not is_resumed and is_random(cfg):
             print('  from random weights; --pretrained starts from those for COCO, and needs a third of the epochs')
     sys.argv[1:] = [str(config), '--work-dir', str(work_dir), *flags]
 
 
+def take_epochs() -> None:
+    """Turn --epochs into the option of the config that rules the length."""
+    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
+    parser.add_argument('--epochs', type=int)
+    args, flags = parser.parse_known_args()
+    if args.epochs is None:
+        return
+    if args.epochs < 1:
+        parser.error(f'--epochs {args.epochs}: must be at least 1')
+    if any(flag.startswith('train_cfg.max_epochs=') for flag in flags):
+        parser.error('--epochs and train_cfg.max_epochs= both say how long to train: give one of them')
+    sys.argv[1:] = [*flags, '--cfg-options', f'train_cfg.max_epochs={args.epochs}']
+
+
 def main() -> None:
+    take_epochs()
     if any(argument.split('=')[0] == '--data' for argument in sys.argv[1:]):
         use_own_data()
     elif {'-h', '--help'} & set(sys.argv[1:]):

@@ -24,6 +24,7 @@ _CLASSES = {
     'ELANPAFPN': 'models.neck',
     'ExactFasterCocoMetric': 'evaluation',
     'FastInferenceHook': 'engine.hooks',
+    'FittedRateRunner': 'engine.schedulers',
     'ForeachExpMomentumEMA': 'models.ema',
     'LastStageHook': 'engine.hooks',
     'LossValLoop': 'engine.loops',

@@ -1,4 +1,6 @@
 # 300 epochs on 8 GPUs with 16 images each. For another length set train_cfg.max_epochs alone; the rest follows.
+# Counts accumulated batches with auto_scale_lr; mmengine looks runners up without a scope of their own.
+runner_type = 'mmdet.FittedRateRunner'
 train_cfg = dict(
     type='ResumableTrainLoop',
     max_epochs=300,

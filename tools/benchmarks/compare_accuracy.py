@@ -80,8 +80,7 @@ def use_mmdet(cfg: Config, ours: dict) -> None:
 
 def make_config(args: argparse.Namespace, name: str, seed: int, folder: Path) -> Config:
     """Make the config of one run."""
-    cfg = load_config(args.config)
-    cfg.merge_from_dict(args.cfg_options)
+    cfg = load_config(args.config, args.cfg_options)
     ann_file = Path(cfg.data_root) / cfg.train_dataloader.dataset.dataset.ann_file
     set_schedule(cfg, len(json.loads(ann_file.read_text())['images']), args.epochs)
     cfg.train_cfg.update(val_interval=args.epochs, dynamic_intervals=None)

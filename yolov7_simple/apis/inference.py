@@ -20,24 +20,7 @@ from torch import Tensor, nn
 from ..models.rtodlab_weights import is_rtodlab, load_from_rtodlab
 from ..runtime.errors import examples
 from ..utils.checkpoint import CheckpointError, check_weights, read_checkpoint
-
-
-def load_config(path: str | Path) -> Config:
-    """Load the config of a detector.
-
-    Raises:
-        CheckpointError: No file, not a config, or a config without a model or a test dataloader.
-    """
-    if not Path(path).is_file():
-        raise CheckpointError(f'{path}: no such config file')
-    try:
-        cfg = Config.fromfile(path)
-    except Exception as error:  # a config is Python, so any error is possible
-        raise CheckpointError(f'{path}: cannot be loaded as a config: {type(error).__name__}: {error}') from error
-    for key in ('model', 'test_dataloader'):
-        if key not in cfg:
-            raise CheckpointError(f'{path}: has no {key}, so it is not the config of a detector')
-    return cfg
+from .config_options import load_config
 
 
 def load_state_dict(path: str | Path) -> dict[str, Tensor]:

@@ -119,8 +119,8 @@ def read_json(path: str, backend_args: dict | None = None) -> Any:
     """
     if '://' not in path and not os.path.isfile(path):
         raise AnnotationError(
-            f'No annotation file at {os.path.abspath(path)}: set data_root and ann_file in the config '
-            '(from the command line: --cfg-options data_root=DIR/ and so on)'
+            f'No annotation file at {os.path.abspath(path)}: set data_root and ann_file of the dataset in the '
+            'config; on the command line, --cfg-options data_root=DIR tells which keys of the config that is'
         )
     try:
         return json.loads(get_text(path, backend_args=backend_args))

@@ -14,6 +14,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 
 from ..runtime.errors import DamagedImageError
+from ..utils.configs import type_name
 from ..utils.options import Count, Share, checked_options
 
 
@@ -96,7 +97,7 @@ class SeededMixDataset(MultiImageMixDataset):
 
         results = fetch(index)
         for transform, transform_type in zip(self.pipeline, self.pipeline_types):
-            if transform_type in (self._skip_type_keys or ()):
+            if type_name({'type': transform_type}) in (self._skip_type_keys or ()):
                 continue
             if hasattr(transform, 'get_indexes'):
                 indexes = transform.get_indexes(self.dataset)

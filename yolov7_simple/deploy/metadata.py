@@ -10,6 +10,7 @@ from typing import NamedTuple
 from mmengine.config import Config
 
 from ..runtime.onnx_detector import PRODUCER
+from ..utils.configs import type_name
 from .export import DeployGraph, ExportError
 
 # Steps of a test pipeline that do not change pixels.
@@ -35,7 +36,7 @@ def read_preprocessing(cfg: Config) -> Preprocessing:
     """
     resize = None
     for transform in cfg.test_dataloader.dataset.pipeline:
-        kind = str(transform['type']).rpartition('.')[2]
+        kind = type_name(transform)
         if kind == 'Resize':
             resize = transform
         elif kind not in NOT_PREPROCESSING:

@@ -14,9 +14,9 @@ from mmengine.registry import init_default_scope
 from numpy.typing import NDArray
 
 from ..apis.inference import quiet
-from ..datasets.coco import CheckedCocoDataset
 from ..own_data.folder import OwnData
 from ..runtime.errors import InputError
+from ..utils.configs import type_name
 
 MIN_INPUT_SIDE = 8.0  # pixels; BatchMultiScale's default
 
@@ -95,7 +95,7 @@ def input_size(cfg: Config) -> InputSize:
         InputError: It does not resize by ``Resize`` with a ``scale``.
     """
     dataset = unwrap((cfg.get('val_dataloader') or {}).get('dataset') or {})
-    scale = next((one.get('scale') for one in dataset.get('pipeline', ()) if one['type'] == 'Resize'), None)
+    scale = next((one.get('scale') for one in dataset.get('pipeline', ()) if type_name(one) == 'Resize'), None)
     if not isinstance(scale, (tuple, list)):
         raise InputError(f'{cfg.filename}: has no Resize with a scale in the pipeline of val_dataloader')
     augments = cfg.get('model', {}).get('data_preprocessor', {}).get('batch_augments') or ()
@@ -122,8 +122,10 @@ def dataset_configs(cfg: Config) -> dict[str, dict]:
         dataset = unwrap((cfg.get(f'{name}_dataloader') or {}).get('dataset') or {})
         if not dataset:
             continue
-        if dataset['type'] not in ('CheckedCocoDataset', CheckedCocoDataset):
-            raise InputError(f'{cfg.filename}: {name} is a {dataset["type"]}; only CheckedCocoDataset can be checked')
+        if type_name(dataset) != 'CheckedCocoDataset':
+            raise InputError(
+                f'{cfg.filename}: {name} is a {type_name(dataset)}; only CheckedCocoDataset can be checked'
+            )
         if dict(dataset, pipeline=[]) not in configs.values():
             configs[name] = dict(dataset, pipeline=[])
     return configs

@@ -13,6 +13,7 @@ from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from torch import nn
 
 from ..utils.checkpoint import CheckpointError
+from ..utils.configs import type_name
 from ..utils.options import OptionError
 from .memory_format import match_memory_format
 from .without_gpu import has_mixed_precision
@@ -41,10 +42,10 @@ class DeviceAwareOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
-        wrapper = optim_wrapper_cfg.get('type', 'OptimWrapper')
-        self.is_replaced = wrapper == 'AmpOptimWrapper' and not has_mixed_precision()
+        wrapper, name = optim_wrapper_cfg.get('type', 'OptimWrapper'), type_name(optim_wrapper_cfg) or 'OptimWrapper'
+        self.is_replaced = name == 'AmpOptimWrapper' and not has_mixed_precision()
         # The recipe has a loss_scale.
-        dropped = {'OptimWrapper': ('loss_scale',)}.get(wrapper, ())
+        dropped = {'OptimWrapper': ('loss_scale',)}.get(name, ())
         if self.is_replaced:
             dropped, wrapper = ('loss_scale', 'dtype', 'use_fsdp'), 'OptimWrapper'
         kept = {key: value for key, value in optim_wrapper_cfg.items() if key not in dropped}

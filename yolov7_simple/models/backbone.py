@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..utils.checkpoint import check_weights
+from ..utils.configs import type_name
 from ..utils.options import OptionError, checked_options
 from .layers import CONV_INIT_CFG, ELAN, Down, conv_factory
 
@@ -128,7 +129,8 @@ class ELANNet(BaseModule):
         Raises:
             CheckpointError: Pretrained weights that are not of this backbone, which mmengine would load in part.
         """
-        if isinstance(self.init_cfg, dict) and self.init_cfg['type'] == 'Pretrained':
+        if isinstance(self.init_cfg, dict) and type_name(self.init_cfg) in ('Pretrained', 'PretrainedInit'):
+            self.init_cfg = {**self.init_cfg, 'type': 'Pretrained'}  # the only name that mmengine loads last
             checkpoint, prefix = self.init_cfg['checkpoint'], self.init_cfg.get('prefix') or ''
             loaded = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
             loaded = loaded.get('state_dict', loaded)

@@ -33,8 +33,8 @@ class TestOptions(NamedTuple):
     def from_cfg(cls, cfg: Mapping[str, Any]) -> TestOptions:
         """Fill in what ``cfg`` leaves out."""
         options = cls(**{name: cfg[name] for name in cls._fields if cfg.get(name) is not None})
-        if options.nms.get('type', 'nms') == 'nms':
-            options = options._replace(nms={**cls().nms, **options.nms})
+        if getattr(kind := options.nms.get('type', 'nms'), '__name__', kind) == 'nms':
+            options = options._replace(nms={**cls().nms, **options.nms, 'type': 'nms'})
         return options
 
     @property

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 
 from ..apis.inference import load_config
 from ..runtime.errors import InputError
 from ..runtime.files import make_folder, replacing
-from .finetune import EPOCHS_SHARE, use_pretrained
+from ..utils.configs import type_name
+from .finetune import EPOCHS_SHARE, LEARNING_RATE_SHARE, use_pretrained
 from .folder import OwnData, read_own_data
 
 # A small set is seen more often. Enough steps to learn something, and no fewer epochs than a fine-tuning needs.
@@ -28,6 +31,7 @@ def own_config(
     work_dir: Path,
     epochs: int | None = None,
     pretrained: str | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> tuple[Path, OwnData, str]:
     """Write a config for one's own data.
 
@@ -37,6 +41,7 @@ def own_config(
         work_dir: Folder of the run; the config and the annotations that are made go to ``own_data/`` in it.
         epochs: Length of the training; None: from the size of the set, and shorter with ``pretrained``.
         pretrained: Weights to start from, as :func:`use_pretrained` takes them; None: what the config says.
+        options: Dotted key -> value of the config, which the plan counts with, and which win over it.
 
     Returns:
         Path of the config, the data, and the schedule in words.
@@ -44,9 +49,13 @@ def own_config(
     Raises:
         InputError: Config or data cannot be used.
         CheckpointError: The config, or the weights, cannot be loaded.
+        OptionError: An option that nothing would read.
     """
+    options = dict(options or {})
     out_dir = Path(work_dir) / 'own_data'
-    cfg = load_config(config)
+    cfg = load_config(config, options)
+    if epochs is None:
+        epochs = options.get('train_cfg.max_epochs')
     data = read_own_data(folder, out_dir)
     set_data(cfg, data)
     num_images = data.splits['train'].num_images
@@ -55,7 +64,9 @@ def own_config(
     if pretrained is not None:
         if epochs is None:
             schedule = set_schedule(cfg, num_images, math.ceil(EPOCHS_SHARE * cfg.train_cfg.max_epochs))
-        schedule += f'; {use_pretrained(cfg, pretrained, data.classes, out_dir / "pretrained.pth")}'
+        lr_share = 1.0 if 'optim_wrapper.optimizer.lr' in options else LEARNING_RATE_SHARE
+        schedule += f'; {use_pretrained(cfg, pretrained, data.classes, out_dir / "pretrained.pth", lr_share)}'
+    cfg.merge_from_dict(options)
     # mmengine names the config that it saves in the work dir after this one.
     path = out_dir / f'{Path(work_dir).resolve().name}.py'
     with replacing(path) as temporary:
@@ -108,7 +119,7 @@ def set_schedule(cfg: Config, num_images: int, epochs: int | None) -> str:
         InputError: The config's schedule is of another kind.
     """
     schedulers = cfg.get('param_scheduler', [])
-    kinds = [one.get('type') for one in schedulers]
+    kinds = [type_name(one) for one in schedulers]
     if kinds not in (['LinearLR', 'CosineToEndLR'], ['LinearLR', 'CosineAnnealingLR']):
         raise InputError(f'{cfg.filename}: --data needs a param_scheduler of LinearLR and CosineToEndLR')
     world_size = int(os.environ.get('WORLD_SIZE') or os.environ.get('SLURM_NTASKS') or 1)
@@ -117,7 +128,7 @@ def set_schedule(cfg: Config, num_images: int, epochs: int | None) -> str:
     if epochs is None:
         epochs = min(max_epochs, max(MIN_EPOCHS, math.ceil(MIN_STEPS / steps)))
     warmup = max(1, min(math.ceil(MIN_WARMUP_STEPS / steps), int(MAX_WARMUP_SHARE * epochs)))
-    hooks = [hook for hook in cfg.get('custom_hooks', []) if hook['type'] == 'LastStageHook']
+    hooks = [hook for hook in cfg.get('custom_hooks', []) if type_name(hook) == 'LastStageHook']
     last = min([round(LAST_STAGE_SHARE * epochs), *(hook['num_last_epochs'] for hook in hooks)])
 
     schedulers[0].update(begin=0, end=warmup)
@@ -127,9 +138,11 @@ def set_schedule(cfg: Config, num_images: int, epochs: int | None) -> str:
         hook['num_last_epochs'] = last
     interval = max(1, min(cfg.train_cfg.get('val_interval', 1), epochs // 20))
     cfg.train_cfg.update(max_epochs=epochs, val_interval=interval, dynamic_intervals=[(epochs - last, 1)])
-    cfg.default_hooks.logger.interval = min(cfg.default_hooks.logger.get('interval', 10), steps)
-    cfg.auto_scale_lr.enable = True  # from the real batch, of all GPUs
+    # Twice an epoch, or more often.
+    cfg.default_hooks.logger.interval = min(cfg.default_hooks.logger.get('interval', 10), max(1, steps // 2))
+    cfg.auto_scale_lr.enable = True  # from the real batch, of all GPUs and all that is accumulated
+    counts = cfg.optim_wrapper.get('accumulative_counts', 1)
     return (
         f'{epochs} epochs of {steps} steps, {warmup} of them warm-up, the last {last} without mosaic; '
-        f'learning rate for the batch'
+        'learning rate for the batch' + (f', {counts} of them accumulated' if counts > 1 else '')
     )

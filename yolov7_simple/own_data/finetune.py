@@ -25,7 +25,9 @@ EPOCHS_SHARE = 1 / 3
 LEARNING_RATE_SHARE = 0.5
 
 
-def use_pretrained(cfg: Config, weights: str, classes: Sequence[str], file: Path) -> str:
+def use_pretrained(
+    cfg: Config, weights: str, classes: Sequence[str], file: Path, lr_share: float = LEARNING_RATE_SHARE
+) -> str:
     """Let a training start from trained weights, fitted to its classes.
 
     Args:
@@ -34,6 +36,7 @@ def use_pretrained(cfg: Config, weights: str, classes: Sequence[str], file: Path
             mmengine; empty: the published detector of the config's size.
         classes: Of the training.
         file: Where to write the fitted weights: the config then needs nothing else, and no network.
+        lr_share: Of the learning rate.
 
     Returns:
         In words: what it starts from, and which classes keep their rows.
@@ -52,9 +55,9 @@ def use_pretrained(cfg: Config, weights: str, classes: Sequence[str], file: Path
         torch.save({'state_dict': adapted, 'meta': {'dataset_meta': {'classes': tuple(classes)}}}, temporary)
     cfg.load_from = str(file.resolve())
     cfg.model.backbone.pop('init_cfg', None)  # its weights are in the file
-    cfg.optim_wrapper.optimizer.lr *= LEARNING_RATE_SHARE
+    cfg.optim_wrapper.optimizer.lr *= lr_share
     anew = [name for name in classes if name not in kept]
-    parts = [f'from {weights}, at {LEARNING_RATE_SHARE:g} times the learning rate']
+    parts = [f'from {weights}' + (f', at {lr_share:g} times the learning rate' if lr_share != 1 else '')]
     if kept:
         parts.append(f'class rows kept for {examples(kept)}')
     if anew:

@@ -25,6 +25,7 @@ from torch.utils.data import Dataset
 
 from ..apis.inference import class_names, quiet
 from ..runtime.errors import InputError
+from ..utils.configs import type_name
 
 IOU_THR = 0.5  # a detection matches a box from here on; COCO's AP uses ten thresholds
 NOTHING, CROWD = -1, -2
@@ -77,7 +78,7 @@ def evaluate(model: nn.Module, cfg: Config, on_images: Callable[[int, int], None
         loader = Runner.build_dataloader(cfg.test_dataloader)
         metric = METRICS.build(dict(evaluator, metric='bbox', format_only=False))
     if not isinstance(metric, CocoMetric):
-        raise InputError(f'{cfg.filename}: test_evaluator is {evaluator["type"]}; only CocoMetric can be reported')
+        raise InputError(f'{cfg.filename}: test_evaluator is {type_name(evaluator)}; only CocoMetric can be reported')
     classes, coco = class_names(model), metric._coco_api
     metric.dataset_meta = {'classes': classes}
     for batch in loader:

@@ -14,6 +14,7 @@ from mmengine.registry import init_default_scope
 
 from ..engine.loops import resolve_intervals
 from ..runtime.errors import InputError
+from ..utils.configs import type_name
 
 POINTS_PER_EPOCH = 20  # of the learning rate, enough to show the shortest warm-up
 
@@ -122,10 +123,13 @@ def plan_schedule(cfg: Config) -> Schedule:
     configs = [dict(one) for one in (configs if isinstance(configs, list) else [configs])]
     for one in configs:
         if not one.get('by_epoch', True):
-            raise InputError(f'{cfg.filename}: {one["type"]} counts steps (by_epoch=False); only epochs can be drawn')
+            raise InputError(
+                f'{cfg.filename}: {type_name(one)} counts steps (by_epoch=False); only epochs can be drawn'
+            )
     scaling = cfg.get('auto_scale_lr') or {}
     if scaling.get('enable'):
-        lr *= cfg.train_dataloader.batch_size / scaling['base_batch_size']
+        batch_size = cfg.train_dataloader.batch_size * wrapper.get('accumulative_counts', 1)
+        lr *= batch_size / scaling['base_batch_size']
 
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr, momentum=0.9)
@@ -141,11 +145,11 @@ def plan_schedule(cfg: Config) -> Schedule:
         for scheduler in schedulers:
             if not scheduler.by_epoch or (step + 1) % POINTS_PER_EPOCH == 0:
                 scheduler.step()
-    last = [hook['num_last_epochs'] for hook in cfg.get('custom_hooks') or [] if hook.get('type') == 'LastStageHook']
+    last = [hook['num_last_epochs'] for hook in cfg.get('custom_hooks') or [] if type_name(hook) == 'LastStageHook']
     return Schedule(
         [step / POINTS_PER_EPOCH for step in range(len(lrs))],
         lrs,
-        max([one['end'] for one in configs if 'LinearLR' in str(one['type']) and not one.get('begin')], default=0),
+        max([one['end'] for one in configs if type_name(one) == 'LinearLR' and not one.get('begin')], default=0),
         max(0, max_epochs - last[0]) if last and last[0] else None,
         validation_epochs(train_cfg, max_epochs),
     )

@@ -1,8 +1,10 @@
-"""Where the configs are that come with this package."""
+"""Where the configs are that come with this package, and what their types are called."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 
 def config_path(name: str) -> str:
@@ -17,9 +19,32 @@ def config_path(name: str) -> str:
     Raises:
         FileNotFoundError: There is no config of that name; the message lists those that there are.
     """
-    package = Path(__file__).resolve().parents[1]
-    folder = package / '.mim' if (package / '.mim').is_dir() else package.parent
-    configs = {path.name: path for path in sorted((folder / 'configs').glob('[!_]*/*.py'))}
+    configs = _configs()
     if name not in configs:
         raise FileNotFoundError(f'yolov7_simple has no config {name!r}; it has: {", ".join(configs)}')
     return str(configs[name].resolve())  # an editable install links to the checkout's file
+
+
+def config_names() -> list[str]:
+    """File names of the configs that come with this package."""
+    return list(_configs())
+
+
+def _configs() -> dict[str, Path]:
+    package = Path(__file__).resolve().parents[1]
+    folder = package / '.mim' if (package / '.mim').is_dir() else package.parent
+    return {path.name: path for path in sorted((folder / 'configs').glob('[!_]*/*.py'))}
+
+
+def type_name(cfg: Mapping[str, Any]) -> str:
+    """Name of the class that a dict of a config stands for.
+
+    Args:
+        cfg: Its ``type`` may be a name, one with a scope or a module (``'mmdet.Resize'``), or the class itself, as in a
+            Python-style config.
+
+    Returns:
+        The bare name, such as ``'Resize'``; empty without a type.
+    """
+    kind = cfg.get('type', '')
+    return getattr(kind, '__name__', str(kind)).rpartition('.')[2]

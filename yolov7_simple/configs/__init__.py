@@ -1,0 +1,1 @@
+"""The configs in mmengine's Python style: ``with read_base(): from yolov7_simple.configs.NAME import *``."""
