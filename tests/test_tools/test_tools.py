@@ -4,6 +4,7 @@ import os
 import pickle
 import re
 import shlex
+import signal
 import struct
 import subprocess
 import sys
@@ -97,6 +98,7 @@ def test_a_terminal_has_a_line_of_progress_which_ctrl_c_ends(project, tmp_path):
 
     child, terminal = pty.fork()
     if not child:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored where the tests run in the background of a shell
         options = ['--cfg-options', 'train_cfg.max_epochs=500', 'model.backbone.frozen_stages=1']
         command = [ROOT / 'tools/train.py', project / 'config.py', '--work-dir', tmp_path, *options]
         os.execv(sys.executable, [sys.executable, *map(str, command)])
