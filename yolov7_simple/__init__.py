@@ -32,7 +32,7 @@ _CLASSES = {
     'MixDatasetHook': 'engine.hooks',
     'MosaicAffineMixUp': 'datasets.mosaic',
     'NoSyncGIoULoss': 'models.losses',
-    'NonFiniteLossHook': 'engine.hooks',
+    'NonFiniteLossHook': 'engine.non_finite',
     'RandomHSVGain': 'datasets.mosaic',
     'ReadableDetVisualizer': 'visualization',
     'ResumableTrainLoop': 'engine.loops',

@@ -26,7 +26,7 @@ from tool_runs import scalars
 
 from yolov7_simple.engine import optimizers
 from yolov7_simple.engine import safe_checkpoint as module
-from yolov7_simple.engine.hooks import NonFiniteLossHook
+from yolov7_simple.engine.non_finite import NonFiniteLossHook
 from yolov7_simple.engine.safe_checkpoint import AtomicLocalBackend, SafeCheckpointHook, repair_last_checkpoint
 from yolov7_simple.runtime.files import replacing
 from yolov7_simple.utils.options import OptionError
@@ -314,9 +314,8 @@ def test_without_a_scaler_an_infinite_gradient_stops_at_once(run, mixed, tmp_pat
         )
 
 
-def test_a_loss_scale_that_falls_stops_a_run(run, mixed, tmp_path, monkeypatch):
+def test_a_loss_scale_that_falls_stops_a_run(run, mixed, tmp_path):
     """Also if not each step is skipped."""
-    monkeypatch.setattr(NonFiniteLossHook, 'SCALE_INTERVAL', 2)
 
     def spoil_every_other(runner):
         def spoil(gradient):

@@ -28,7 +28,7 @@ from timing import measure
 
 from yolov7_simple import YOLOv7SimpleHead
 from yolov7_simple.apis.inference import quiet
-from yolov7_simple.engine.hooks import NonFiniteLossHook
+from yolov7_simple.engine.non_finite import NonFiniteLossHook
 
 IMAGES, SIZE, CLASSES = 16, 640, 80
 STRIDES = (8, 16, 32)

@@ -1,4 +1,4 @@
-"""Batches of labelled and unlabelled images, as mmdet's semi-supervised detectors take them."""
+"""Datasets in wrappers, and batches of labelled and unlabelled images, as mmdet's semi-supervised detectors take them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,19 @@ from collections.abc import Iterator
 from mmdet.datasets.samplers import MultiSourceSampler
 from mmdet.structures import DetDataSample
 from mmengine.runner import IterBasedTrainLoop, Runner
+from torch.utils.data import Dataset
 
 from ..utils.options import OptionError
+
+
+def walk_datasets(dataset: Dataset) -> Iterator[Dataset]:
+    """Yield a dataset and all datasets that it wraps."""
+    yield dataset
+    # mmengine's num_batch_per_epoch keeps the dataset that it wraps as _dataset.
+    inner = [getattr(dataset, name, None) for name in ('dataset', '_dataset')]
+    for inner_dataset in (*inner, *getattr(dataset, 'datasets', ())):
+        if inner_dataset is not None:
+            yield from walk_datasets(inner_dataset)
 
 
 def walk_samples(data_samples: dict | list | DetDataSample | None) -> Iterator[DetDataSample]:

@@ -1,19 +1,17 @@
-"""Hooks of the Runner: last stage, seeds of samples, check of checkpoints, non-finite numbers, fast inference."""
+"""Hooks of the Runner: last stage, seeds of samples, check of checkpoints, fast inference."""
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 
-from mmdet.engine.hooks import CheckInvalidLossHook
 from mmdet.models.detectors.base import BaseDetector
 from mmdet.registry import HOOKS
-from mmengine.dist import all_reduce, get_rank
-from mmengine.hooks import Hook, RuntimeInfoHook
+from mmengine.dist import all_reduce
+from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.optim import AmpOptimWrapper, OptimWrapper
-from mmengine.runner import IterBasedTrainLoop, Runner, find_latest_checkpoint
+from mmengine.optim import OptimWrapper
+from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -21,19 +19,9 @@ from ..datasets.mix_dataset import SeededMixDataset
 from ..datasets.mosaic import MosaicAffineMixUp
 from ..models.fast import speed_up
 from ..utils.checkpoint import check_weights, compare_weights
-from ..utils.options import AtLeast0, Count, CountOr0, OptionError, checked_options
-from .branches import check_multi_source, walk_samples
-from .optimizers import log_gradient_norm
-
-
-def walk_datasets(dataset: Dataset) -> Iterator[Dataset]:
-    """Yield a dataset and all datasets that it wraps."""
-    yield dataset
-    # mmengine's num_batch_per_epoch keeps the dataset that it wraps as _dataset.
-    inner = [getattr(dataset, name, None) for name in ('dataset', '_dataset')]
-    for inner_dataset in (*inner, *getattr(dataset, 'datasets', ())):
-        if inner_dataset is not None:
-            yield from walk_datasets(inner_dataset)
+from ..utils.options import CountOr0, OptionError, checked_options
+from .branches import check_multi_source, walk_datasets
+from .non_finite import NonFiniteLossHook  # noqa: F401  (it was here)
 
 
 def find_mosaics(dataset: Dataset) -> Iterator[MosaicAffineMixUp]:
@@ -180,117 +168,6 @@ class CheckpointCheckHook(Hook):
                 f'Other classes than in the checkpoint: {len(others)} tensors of class layers start anew.'
             )
         check_weights(found, wanted, 'CheckpointCheckHook: the checkpoint')
-
-
-@HOOKS.register_module()
-@checked_options
-class NonFiniteLossHook(CheckInvalidLossHook):
-    """Stop when loss, gradient or weights are not finite, name the images of the batch, and do not save such weights.
-
-    The loss is checked every ``interval`` steps, and the norm of the gradient in each. With a loss scaler, a few
-    infinite gradients are normal: they tell it to skip the step and to lower its scale. Only gradients that stay so
-    stop the run. No checkpoint is written with weights or statistics that are not finite.
-
-    Nothing here waits for the device in each step: mmengine has read loss and norm for its log before.
-
-    Args:
-        interval: Steps from one check of the loss to the next.
-        max_skipped: So many skipped steps in a row stop the run.
-        min_scale: A loss scale that falls below stops the run; looked at every ``SCALE_INTERVAL`` steps. The default is
-            the smallest normal number of float16.
-    """
-
-    SCALE_INTERVAL = 50
-
-    def __init__(self, interval: Count = 1, max_skipped: Count = 30, min_scale: AtLeast0 = 2**-14) -> None:
-        super().__init__(interval)
-        self.max_skipped = max_skipped
-        self.min_scale = min_scale
-        self._skipped = 0
-        self._is_logged = False
-
-    def before_train(self, runner: Runner) -> None:
-        """Find out who reads the loss, and have the norm of the gradient logged in mixed precision."""
-        self._is_logged = any(isinstance(hook, RuntimeInfoHook) for hook in runner.hooks[: runner.hooks.index(self)])
-        if isinstance(runner.optim_wrapper, AmpOptimWrapper):
-            log_gradient_norm(runner.optim_wrapper)
-            # A scale that the user has set lower is meant so.
-            self.min_scale = min(self.min_scale, runner.optim_wrapper.loss_scaler.get_scale())
-
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
-    ) -> None:
-        """Check the loss and the norm of the gradient.
-
-        Raises:
-            FloatingPointError: One of them is not finite, or the gradient stays so.
-        """
-        scalars = runner.message_hub.log_scalars
-        norm = scalars['train/grad_norm'].current() if 'train/grad_norm' in scalars else 0.0
-        reason = ''
-        if getattr(getattr(runner.optim_wrapper, 'loss_scaler', None), 'is_enabled', bool)():
-            reason = self._why_scaler_fails(runner, norm)
-        elif not math.isfinite(norm):
-            reason = 'The gradient is not finite. '
-        if not reason and self.every_n_train_iters(runner, self.interval):
-            loss = scalars['train/loss'].current() if self._is_logged else outputs['loss'].item()
-            reason = '' if math.isfinite(loss) else 'The loss is not finite. '
-        if not reason:
-            return
-        losses = {name: value.item() for name, value in outputs.items()}
-        values = ', '.join(f'{name} {value:.4g}' for name, value in {**losses, 'grad_norm': norm}.items())
-        files = self._files(runner, data_batch)
-        raise FloatingPointError(
-            f'Step {runner.iter + 1}, batch {batch_idx + 1} of epoch {runner.epoch + 1}, rank {get_rank()}: {values}. '
-            f'{reason}{self._advice(runner)} The {len(files)} files of this batch: {", ".join(files)}'
-        )
-
-    def _why_scaler_fails(self, runner: Runner, norm: float) -> str:
-        """Why a run with a loss scaler cannot go on, or nothing."""
-        wrapper = runner.optim_wrapper
-        if wrapper.should_update():
-            self._skipped = 0 if math.isfinite(norm) else self._skipped + 1
-        if self._skipped >= self.max_skipped:
-            return f'{self._skipped} steps in a row were skipped, as their gradients were not finite. '
-        if self.every_n_train_iters(runner, self.SCALE_INTERVAL):
-            scale = wrapper.loss_scaler.get_scale()
-            if scale < self.min_scale:
-                return f'The loss scale fell to {scale:.3g}, as gradients are not finite again and again. '
-        return ''
-
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Check the weights.
-
-        Raises:
-            FloatingPointError: One of them is not finite; nothing is written.
-        """
-        for name, value in (*checkpoint['state_dict'].items(), *checkpoint.get('ema_state_dict', {}).items()):
-            if not value.isfinite().all():
-                raise FloatingPointError(
-                    f'Not saved after step {runner.iter}: {name} is not finite. {self._advice(runner)}'
-                )
-
-    @staticmethod
-    def _advice(runner: Runner) -> str:
-        last = find_latest_checkpoint(runner.work_dir)
-        is_mixed = isinstance(runner.optim_wrapper, AmpOptimWrapper)
-        return (
-            (f'{last} is as it was: go on from it with --resume, and' if last else 'Nothing was saved yet: start again')
-            + ' with a lower learning rate'
-            + (', or in float32: --cfg-options optim_wrapper.type=OptimWrapper.' if is_mixed else '.')
-        )
-
-    @staticmethod
-    def _files(runner: Runner, data_batch: dict) -> list[str]:
-        """Paths of the images in a batch; for a mosaic, its random choices are repeated to find them."""
-        paths = [sample.metainfo.get('img_path', 'unknown') for sample in walk_samples(data_batch['data_samples'])]
-        for dataset in walk_datasets(runner.train_dataloader.dataset):
-            if isinstance(dataset, SeededMixDataset):
-                index_of = {dataset.dataset.get_data_info(i)['img_path']: i for i in range(len(dataset))}
-                # A path may be of another dataset that is concatenated.
-                sources = {path: dataset.sources(index_of[path]) for path in paths if path in index_of}
-                paths = [source for path in paths for source in sources.get(path, [path])]
-        return sorted(set(paths))
 
 
 @HOOKS.register_module()

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from ..utils.config_differences import DifferenceRow
 from ..utils.download import file_sha256
-from .hooks import walk_datasets
+from .branches import walk_datasets
 
 PROVENANCE = 'provenance'  # in the meta of a checkpoint
 PACKAGES = (

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 
 from ..runtime.files import remove_partial, replacing, write_json
 from ..utils.options import Count, check_options
+from .kept_step import STEP_STEM
 from .loops import INTERRUPTED, ResumableTrainLoop
 from .provenance import PROVENANCE, describe_run
 from .resume import keep_gradients, restore_run
@@ -61,8 +62,8 @@ def repair_last_checkpoint(work_dir: str | Path) -> None:
     # DeepSpeed's checkpoints are folders. All others are zip archives; a torn one lacks the directory at its end.
     if named and ('://' in named or Path(named).is_dir() or zipfile.is_zipfile(named)):
         return
-    # best_*.pth cannot be resumed from, as they hold no optimiser; names of unfinished files begin with a dot.
-    files = [path for path in Path(work_dir).glob('*.pth') if not path.name.startswith(('best_', '.'))]
+    # best_*.pth and kept steps cannot be resumed from, as they hold no optimiser; unfinished files begin with a dot.
+    files = [path for path in Path(work_dir).glob('*.pth') if not path.name.startswith(('best_', STEP_STEM, '.'))]
     whole = [path for path in files if zipfile.is_zipfile(path)]
     if named or files:
         newest = max(whole, key=lambda path: path.stat().st_mtime, default=None)

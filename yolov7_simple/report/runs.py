@@ -12,6 +12,7 @@ from mmdet.registry import PARAM_SCHEDULERS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from ..engine.kept_step import STEP_STEM
 from ..engine.loops import resolve_intervals
 from ..runtime.errors import InputError
 from ..utils.configs import type_name
@@ -46,7 +47,8 @@ def read_run(work_dir: Path, checkpoint: Path | None = None) -> Run:
         raise InputError(f'{work_dir}: there is no such folder; name the work dir of a run, such as work_dirs/NAME')
 
     def newest(pattern: str) -> Path | None:
-        return max(work_dir.glob(pattern), key=lambda path: path.stat().st_mtime, default=None)
+        files = (path for path in work_dir.glob(pattern) if not path.name.startswith(STEP_STEM))
+        return max(files, key=lambda path: path.stat().st_mtime, default=None)
 
     config = newest('*.py')
     if config is None:
