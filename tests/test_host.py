@@ -32,6 +32,7 @@ PRIVATE = [
     ('torch.nn.modules.batchnorm', '_BatchNorm'),
     ('torch', '_foreach_mul_'),
     ('torch', '_foreach_add_'),
+    ('torch', '_foreach_copy_'),
     ('numpy', '_core'),
     ('numpy:{core}.multiarray', '_reconstruct'),
 ]

@@ -1,4 +1,4 @@
-"""Datasets in wrappers, and batches of labelled and unlabelled images, as mmdet's semi-supervised detectors take them."""
+"""Datasets in wrappers, and batches in branches: labelled and unlabelled images, as semi-supervised detectors take."""
 
 from __future__ import annotations
 

@@ -30,12 +30,12 @@ ELEMENTS = {cls.__name__: cls for cls in (DetDataSample, TrackDataSample, Instan
 CLASS = '__class__'  # key of a dict that stands for an object
 
 
-def is_plain(value: Any) -> bool:
+def is_plain_value(value: Any) -> bool:
     """Whether a value, or each one of a tuple, is a number, a text or None."""
     return type(value) in PLAIN or (type(value) is tuple and all(type(item) in PLAIN for item in value))
 
 
-def pack(value: Any, left_out: set[str], copies: bool = False) -> Any:
+def pack_batch(value: Any, left_out: set[str], copies: bool = False) -> Any:
     """Turn a batch into tensors and plain values.
 
     Args:
@@ -49,11 +49,11 @@ def pack(value: Any, left_out: set[str], copies: bool = False) -> Any:
     if isinstance(value, Tensor):
         return value.detach().clone() if copies else value
     if isinstance(value, dict):
-        return {key: pack(item, left_out, copies) for key, item in value.items()}
+        return {key: pack_batch(item, left_out, copies) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        items = [pack(item, left_out, copies) for item in value]
+        items = [pack_batch(item, left_out, copies) for item in value]
         return items if isinstance(value, list) else tuple(items)
-    if isinstance(value, np.generic) and is_plain(value.item()):
+    if isinstance(value, np.generic) and is_plain_value(value.item()):
         return value.item()
     if kind is np.ndarray and value.dtype.kind in 'biuf':
         return {CLASS: 'ndarray', 'data': torch.from_numpy(value.copy())}
@@ -63,31 +63,31 @@ def pack(value: Any, left_out: set[str], copies: bool = False) -> Any:
         return {CLASS: kind.__name__, 'data': torch.from_numpy(value.masks), 'size': (value.height, value.width)}
     if kind in ELEMENTS.values():
         # The base's, since some classes have another metainfo.
-        meta = pack(dict(value.metainfo_items()), left_out, True)
-        return {CLASS: kind.__name__, 'meta': meta, 'data': pack(dict(value.items()), left_out, True)}
+        meta = pack_batch(dict(value.metainfo_items()), left_out, True)
+        return {CLASS: kind.__name__, 'meta': meta, 'data': pack_batch(dict(value.items()), left_out, True)}
     left_out.add(kind.__name__)
     return None
 
 
-def unpack(value: Any) -> Any:
-    """Undo :func:`pack`; what was left out is missing in samples."""
+def unpack_batch(value: Any) -> Any:
+    """Undo :func:`pack_batch`; what was left out is missing in samples."""
     if isinstance(value, (list, tuple)):
-        return type(value)(unpack(item) for item in value)
+        return type(value)(unpack_batch(item) for item in value)
     if not isinstance(value, dict):
         return value
     name = value.get(CLASS)
     if name is None:
-        return {key: unpack(item) for key, item in value.items()}
+        return {key: unpack_batch(item) for key, item in value.items()}
     if name == 'ndarray':
         return value['data'].numpy()
     if name == 'HorizontalBoxes':
         return HorizontalBoxes(value['data'], clone=False)
     if name == 'BitmapMasks':
         return BitmapMasks(value['data'].numpy(), *value['size'])
-    element: BaseDataElement = ELEMENTS[name](metainfo=unpack(value['meta']))
+    element: BaseDataElement = ELEMENTS[name](metainfo=unpack_batch(value['meta']))
     for key, item in value['data'].items():
         if item is not None:
-            setattr(element, key, unpack(item))
+            setattr(element, key, unpack_batch(item))
     return element
 
 
@@ -114,7 +114,7 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
 def plain_attributes(model: nn.Module) -> dict[str, dict[str, Any]]:
     """Plain attributes of each module by name, such as a switch or a size that a hook or an earlier step has set."""
     return {
-        name: {key: value for key, value in vars(module).items() if is_plain(value)}
+        name: {key: value for key, value in vars(module).items() if is_plain_value(value)}
         for name, module in model.named_modules()
         if not type(module).__module__.startswith('torch.')  # theirs are options of the config
     }
@@ -149,7 +149,7 @@ class KeptStep:
         counts = runner.message_hub.runtime_info
         self._batches.append(
             {
-                'data': pack(data_batch, self._left_out),
+                'data': pack_batch(data_batch, self._left_out),
                 'random': random_state(device),
                 'counts': {key: value for key, value in counts.items() if type(value) in (int, float)},
                 'share': float(wrapper.scale_loss(torch.ones(()))) if isinstance(wrapper, OptimWrapper) else 1.0,
@@ -186,8 +186,9 @@ class KeptStep:
         rank, ranks = get_rank(), get_world_size()
         path = Path(runner.work_dir, f'{STEP_STEM}.pth' if ranks == 1 else f'{STEP_STEM}_rank{rank}.pth')
         device = next(iter(self._weights.values())).device
-        is_mixed = isinstance(runner.optim_wrapper, AmpOptimWrapper)
-        dtype = (runner.optim_wrapper.cast_dtype or torch.get_autocast_dtype(device.type)) if is_mixed else torch.float32
+        wrapper, dtype = runner.optim_wrapper, torch.float32
+        if is_mixed := isinstance(wrapper, AmpOptimWrapper):
+            dtype = wrapper.cast_dtype or torch.get_autocast_dtype(device.type)
         step = {
             'format': FORMAT,
             'version': VERSION,

@@ -31,7 +31,7 @@ class NonFiniteLossHook(CheckInvalidLossHook):
 
     The step that stops the run is written to ``non_finite.pth`` in the work dir (with several ranks, by each one that
     found it, to ``non_finite_rankR.pth``): the weights before it, its batches and the random state, from which
-    ``tools/replay_step.py`` runs it again. With ``interval`` above 1 it may be a later step than the one that went wrong.
+    ``tools/replay_step.py`` runs it again. With ``interval`` above 1 it may be one after the step that went wrong.
 
     Nothing here waits for the device in each step: mmengine has read loss and norm for its log before.
 
@@ -108,7 +108,8 @@ class NonFiniteLossHook(CheckInvalidLossHook):
         if path is None:
             return ''
         config = Path(runner.work_dir, Path(runner.cfg.filename or '').name)  # as mmengine has saved it
-        command = shlex.join(['python', 'tools/replay_step.py', str(config) if config.is_file() else 'CONFIG', str(path)])
+        arguments = (config if config.is_file() else 'CONFIG', path)
+        command = shlex.join(['python', 'tools/replay_step.py', *map(str, arguments)])
         return f'{path} keeps the step, and `{command}` says which layer was the first. '
 
     def _why_scaler_fails(self, runner: Runner, norm: float) -> str:

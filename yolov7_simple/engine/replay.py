@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..runtime.errors import InputError, examples
 from ..utils.checkpoint import check_weights
-from .kept_step import read_step, set_random_state, unpack
+from .kept_step import read_step, set_random_state, unpack_batch
 
 
 class Replay(NamedTuple):
@@ -61,7 +61,9 @@ class _Watch:
         self._last, self._last_gradient = 'the beginning', 'the loss'
         self._inputs: dict[str, str] = {}
         for name, module in model.named_modules():
-            title = f'{name or "the model"} ({type(module).__name__})'
+            if module is model:
+                continue  # what it takes and gives, batch and losses, is looked at by itself
+            title = f'{name} ({type(module).__name__})'
             module.register_forward_pre_hook(partial(self._enter, title), with_kwargs=True)
             module.register_forward_hook(partial(self._leave, title), with_kwargs=True)
         for name, parameter in model.named_parameters():
@@ -196,7 +198,7 @@ def _run(
     for index, batch in enumerate(step['batches'], 1):
         for key, value in batch['counts'].items():
             MessageHub.get_current_instance().update_info(key, value)
-        data = unpack(batch['data'])
+        data = unpack_batch(batch['data'])
         set_random_state(batch['random'], device)
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
             losses = model(**model.data_preprocessor(data, True), mode='loss')
@@ -205,7 +207,8 @@ def _run(
         watch.losses.append(f'  losses of batch {index}: {", ".join(texts)}')
         spoiled = [name for name, value in values.items() if not all_finite(value)]
         if spoiled:
-            return watch.forward or [f'Every layer gives finite values; the first loss that is not finite: {spoiled[0]}']
+            first = next((name for name in spoiled if name != 'loss'), 'their sum')
+            return watch.forward or [f'Every layer gives finite values; the first loss that is not finite: {first}']
         (total * batch['share'] * batch['loss_scale']).backward()
         if watch.backward:
             return [*watch.forward, *watch.backward, f'  the loss was scaled by {batch["loss_scale"]:g}']
