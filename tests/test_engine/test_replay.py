@@ -165,6 +165,18 @@ def test_a_step_that_cannot_be_written_does_not_hide_why_the_run_stopped(run, tm
     assert 'loss_obj nan' in message and 'could not be written for a replay: disk full. The ' in message
 
 
+def test_copies_of_tensors_that_were_replaced_are_not_written(run, tmp_path):
+    def replace(runner):
+        bn = runner.model.get_submodule('neck.reduce_q5.bn')
+        bn.running_mean = bn.running_mean.clone()
+
+    with pytest.raises(
+        FloatingPointError, match=r'for a replay: tensors .* replaced .*: neck\.reduce_q5\.bn\.running_mean'
+    ):
+        run(tmp_path, Before(replace, step=2), Before(spoil(f'{LAYER}.weight', 1e38), step=2))
+    assert 'non_finite.pth' not in names_in(tmp_path)
+
+
 def test_each_rank_has_a_file(run, tmp_path, monkeypatch):
     monkeypatch.setattr(module, 'get_world_size', lambda: 2)
     monkeypatch.setattr(module, 'get_rank', lambda: 1)

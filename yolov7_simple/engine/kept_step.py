@@ -19,6 +19,7 @@ from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import Tensor, nn
 
+from ..runtime.errors import examples
 from ..runtime.files import replacing
 from ..utils.checkpoint import CheckpointError, read_checkpoint
 
@@ -111,13 +112,9 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
         torch.cuda.set_rng_state(state['cuda'], device)
 
 
-def plain_attributes(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """Plain attributes of each module by name, such as a switch or a size that a hook or an earlier step has set."""
-    return {
-        name: {key: value for key, value in vars(module).items() if is_plain_value(value)}
-        for name, module in model.named_modules()
-        if not type(module).__module__.startswith('torch.')  # theirs are options of the config
-    }
+def live_state(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers of a model themselves, by name."""
+    return {key: value for key, value in model.state_dict(keep_vars=True).items() if isinstance(value, Tensor)}
 
 
 class KeptStep:
@@ -128,7 +125,11 @@ class KeptStep:
     """
 
     def __init__(self) -> None:
+        self._model: nn.Module | None = None
+        self._modules: dict[str, nn.Module] = {}
+        self._live: dict[str, Tensor] = {}
         self._weights: dict[str, Tensor] = {}
+        self._pairs: list[tuple[list[Tensor], list[Tensor]]] = []
         self._attributes: dict[str, dict[str, Any]] = {}
         self._batches: list[dict[str, Any]] = []
         self._is_whole = True
@@ -139,11 +140,12 @@ class KeptStep:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         wrapper = runner.optim_wrapper
         is_first = not isinstance(wrapper, OptimWrapper) or wrapper.should_update()
+        if self._model is not model:
+            self._find_state(model)
         if is_first or not self._batches:
             self._is_whole = is_first  # not after a resume amid a step
             self._batches = []
-            self._attributes = plain_attributes(model)
-            self._copy_weights(model)
+            self._copy_state()
         device = next(iter(self._weights.values())).device
         scaler = getattr(wrapper, 'loss_scaler', None)
         counts = runner.message_hub.runtime_info
@@ -157,16 +159,27 @@ class KeptStep:
             }
         )
 
-    def _copy_weights(self, model: nn.Module) -> None:
-        state = {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
+    def _find_state(self, model: nn.Module) -> None:
+        """List what is to be copied once, as walking through a model takes milliseconds."""
+        self._model, self._batches, self._live = model, [], live_state(model)
+        # Attributes of torch's modules are options of the config.
+        modules = model.named_modules()
+        self._modules = {name: one for name, one in modules if not type(one).__module__.startswith('torch.')}
+        self._weights = {key: torch.empty_like(value, requires_grad=False) for key, value in self._live.items()}
         by_type = defaultdict(list)
-        for key, value in state.items():
-            kept = self._weights.get(key)
-            if kept is None or (kept.shape, kept.dtype, kept.device) != (value.shape, value.dtype, value.device):
-                kept = self._weights[key] = torch.empty_like(value)
-            by_type[value.dtype].append((kept, value))
-        for pairs in by_type.values():  # one kernel only for tensors of one type
-            torch._foreach_copy_(*map(list, zip(*pairs)))
+        for key, value in self._live.items():  # one kernel only for tensors of one type
+            by_type[value.dtype].append((self._weights[key], value))
+        self._pairs = [tuple(map(list, zip(*pairs))) for pairs in by_type.values()]
+
+    @torch.no_grad()
+    def _copy_state(self) -> None:
+        """Copy the weights, and plain attributes such as a switch or a size that a hook or an earlier step has set."""
+        for kept, live in self._pairs:
+            torch._foreach_copy_(kept, live)
+        self._attributes = {
+            name: {key: value for key, value in vars(module).items() if is_plain_value(value)}
+            for name, module in self._modules.items()
+        }
 
     def write(self, runner: Runner, message: str) -> Path | None:
         """Write the step into the work dir, in place of one of an earlier failure.
@@ -179,10 +192,13 @@ class KeptStep:
             The file, which :func:`read_step` reads; None if no step was kept.
 
         Raises:
-            OSError, RuntimeError: It cannot be written.
+            OSError, RuntimeError: It cannot be written, or the copies are not of what was trained.
         """
         if not self._batches:
             return None
+        now = live_state(self._model)
+        if replaced := [key for key in {**self._live, **now} if self._live.get(key) is not now.get(key)]:
+            raise RuntimeError(f'tensors of the model were replaced during training: {examples(replaced)}')
         rank, ranks = get_rank(), get_world_size()
         path = Path(runner.work_dir, f'{STEP_STEM}.pth' if ranks == 1 else f'{STEP_STEM}_rank{rank}.pth')
         device = next(iter(self._weights.values())).device

@@ -240,7 +240,7 @@ def _differences(step: dict[str, Any], device: torch.device, dtype: torch.dtype)
         (step['torch'] != torch.__version__, f'the run had torch {step["torch"]}, this has {torch.__version__}'),
         (
             step['ranks'] > 1,
-            f'the run had {step["ranks"]} ranks, whose gradients were averaged: each one has a file of its own',
+            f'the run had {step["ranks"]} ranks, which share statistics, losses and gradients; this is one',
         ),
         (not step['is_whole'], 'the run was resumed amid this step, so its first batches are missing here'),
         (bool(step['left_out']), f'the batch had objects that are not kept: {", ".join(step["left_out"])}'),
