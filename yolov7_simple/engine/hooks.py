@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from mmdet.engine.hooks import CheckInvalidLossHook
 from mmdet.models.detectors.base import BaseDetector
 from mmdet.registry import HOOKS
-from mmengine.dist import all_reduce, get_rank
+from mmengine.dataset import DefaultSampler
+from mmengine.dist import all_reduce, get_dist_info, get_rank
 from mmengine.hooks import Hook, RuntimeInfoHook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
@@ -17,7 +18,7 @@ from mmengine.runner import IterBasedTrainLoop, Runner, find_latest_checkpoint
 from torch import nn
 from torch.utils.data import Dataset
 
-from ..datasets.mix_dataset import SeededMixDataset
+from ..datasets.mix_dataset import NumberedSampler, RepeatedIndex, SeededMixDataset
 from ..datasets.mosaic import MosaicAffineMixUp
 from ..models.fast import speed_up
 from ..utils.checkpoint import check_weights, compare_weights
@@ -98,7 +99,8 @@ class LastStageHook(Hook):
 class MixDatasetHook(Hook):
     """Set seed and epoch of each :class:`SeededMixDataset`, and report its damaged images.
 
-    It also checks how mmdet's MultiSourceSampler mixes datasets.
+    A sampler that may give an index several times an epoch gets a sample of its own for each. How mmdet's
+    MultiSourceSampler mixes datasets is checked.
     """
 
     def before_train(self, runner: Runner) -> None:
@@ -116,6 +118,10 @@ class MixDatasetHook(Hook):
                 )
             if isinstance(dataset, SeededMixDataset):
                 self._datasets.append(dataset)
+        batches = runner.train_dataloader.batch_sampler
+        is_seeded = self._datasets and not isinstance(runner.train_loop, IterBasedTrainLoop)
+        if is_seeded and not isinstance(batches.sampler, DefaultSampler):
+            batches.sampler = NumberedSampler(batches.sampler, *get_dist_info())
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Seed the samples of this epoch."""
@@ -283,14 +289,18 @@ class NonFiniteLossHook(CheckInvalidLossHook):
     @staticmethod
     def _files(runner: Runner, data_batch: dict) -> list[str]:
         """Paths of the images in a batch; for a mosaic, its random choices are repeated to find them."""
-        paths = [sample.metainfo.get('img_path', 'unknown') for sample in walk_samples(data_batch['data_samples'])]
+        images = [
+            (sample.metainfo.get('img_path', 'unknown'), sample.metainfo.get('repeat', 0))
+            for sample in walk_samples(data_batch['data_samples'])
+        ]
+        files = [[path] for path, _ in images]
         for dataset in walk_datasets(runner.train_dataloader.dataset):
             if isinstance(dataset, SeededMixDataset):
                 index_of = {dataset.dataset.get_data_info(i)['img_path']: i for i in range(len(dataset))}
-                # A path may be of another dataset that is concatenated.
-                sources = {path: dataset.sources(index_of[path]) for path in paths if path in index_of}
-                paths = [source for path in paths for source in sources.get(path, [path])]
-        return sorted(set(paths))
+                for i, (path, repeat) in enumerate(images):
+                    if path in index_of:  # and not of another dataset that is concatenated
+                        files[i] = dataset.sources(RepeatedIndex.number(index_of[path], repeat))
+        return sorted({path for sources in files for path in sources})
 
 
 @HOOKS.register_module()
