@@ -4,10 +4,8 @@ import os
 import pickle
 import signal
 
-import numpy as np
 import pytest
 import torch
-from conftest import write_coco
 from kill_and_resume import assert_same, load
 from mmdet.registry import DATASETS
 from mmengine.hooks import Hook
@@ -32,7 +30,9 @@ class Record(Hook):
             self.repeats.append(sample.metainfo.get('repeat', 0))
             self.sums.append((runner.epoch, int(image.sum())))
         hook = next(hook for hook in runner.hooks if type(hook).__name__ == 'NonFiniteLossHook')
-        self.named.append(set(hook._files(runner, data_batch)) >= {sample.img_path for sample in data_batch['data_samples']})
+        self.named.append(
+            set(hook._files(runner, data_batch)) >= {sample.img_path for sample in data_batch['data_samples']}
+        )
 
 
 def test_class_aware_sampler(run, tmp_path):
@@ -101,7 +101,11 @@ def test_wrappers_inside(single, wrapper, length):
 
 
 def test_wrappers_outside_are_refused(run, tmp_path, single):
-    mix = {'type': 'SeededMixDataset', 'dataset': single, 'pipeline': [{'type': 'MosaicAffineMixUp', 'img_scale': (96, 96)}, {'type': 'PackDetInputs'}]}
+    mix = {
+        'type': 'SeededMixDataset',
+        'dataset': single,
+        'pipeline': [{'type': 'MosaicAffineMixUp', 'img_scale': (96, 96)}, {'type': 'PackDetInputs'}],
+    }
     balanced = {'_delete_': True, 'type': 'ClassBalancedDataset', 'oversample_thr': 0.9, 'dataset': mix}
     with pytest.raises(ValueError, match='ClassBalancedDataset around SeededMixDataset would repeat its samples: swap'):
         run(tmp_path, **{'train_dataloader.dataset': balanced})

@@ -22,7 +22,9 @@ def test_a_run_is_the_same(run, tmp_path, names):
     )
     for key in ('state_dict', 'ema_state_dict', 'optimizer'):
         assert_same(other[key], plain[key])
-    assert not torch.equal(other['state_dict']['backbone.stem.0.conv.weight'], first['state_dict']['backbone.stem.0.conv.weight'])
+    assert not torch.equal(
+        other['state_dict']['backbone.stem.0.conv.weight'], first['state_dict']['backbone.stem.0.conv.weight']
+    )
 
 
 def test_activations_are_computed_anew(small_model_cfg):

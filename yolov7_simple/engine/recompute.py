@@ -8,7 +8,6 @@ from functools import partial
 from types import MethodType
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from ..utils.options import OptionError
@@ -38,7 +37,8 @@ def recompute_activations(modules: Sequence[nn.Module]) -> None:
     """Have modules compute their activations anew in the backward pass.
 
     It replaces what mmengine does for ``activation_checkpointing``: with that form, a module whose inputs need no
-    gradient, or are in a tuple, gets none. BatchNorm counts a batch once, not again when it is computed anew.
+    gradient, or are in a tuple, gets none. The statistics of BatchNorm take a batch in once, not again when it is
+    computed anew.
 
     Args:
         modules: Their ``forward`` is replaced.
@@ -50,16 +50,17 @@ def recompute_activations(modules: Sequence[nn.Module]) -> None:
 
 def _contexts(module: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
     """For the forward pass, and for computing it anew."""
-    return nullcontext(), _untracked(module)
+    return nullcontext(), _copied_buffers(module)
 
 
 @contextmanager
-def _untracked(module: nn.Module) -> Iterator[None]:
-    norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm) and norm.track_running_stats]
-    for norm in norms:
-        norm.track_running_stats = False
+def _copied_buffers(module: nn.Module) -> Iterator[None]:
+    """Let a module change copies of its buffers."""
+    owned = [(part, *item) for part in module.modules() for item in part.named_buffers(recurse=False)]
+    for part, name, buffer in owned:
+        setattr(part, name, buffer.clone())
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for part, name, buffer in owned:
+            setattr(part, name, buffer)

@@ -92,12 +92,14 @@ def check_best(runner: Runner) -> None:
         return
     metrics = loop.evaluator.metrics
     for hook in runner.hooks:
-        for key in isinstance(hook, CheckpointHook) and hook.save_best or ():
+        for key in (isinstance(hook, CheckpointHook) and hook.save_best) or ():
             if key == 'auto' or 'loss' in key or any(_may_give(metric, key) for metric in metrics):
                 continue
             offers = [(type(metric).__name__, _known_keys(metric), metric.prefix) for metric in metrics]
             found = [
-                f'{name} gives {", ".join(keys) or "none"}' if keys is not None else f'those of {name} begin with {start}/'
+                f'{name} gives {", ".join(keys) or "none"}'
+                if keys is not None
+                else f'those of {name} begin with {start}/'
                 for name, keys, start in offers
             ]
             best = next((keys[0] for _, keys, _ in offers if keys), 'None')
@@ -109,7 +111,11 @@ def check_best(runner: Runner) -> None:
 
 def _may_add_keys(hook: Hook) -> bool:
     package = type(hook).__module__.partition('.')[0]
-    return type(hook).after_val_epoch is not Hook.after_val_epoch and package not in ('mmengine', 'mmdet', 'yolov7_simple')
+    return type(hook).after_val_epoch is not Hook.after_val_epoch and package not in (
+        'mmengine',
+        'mmdet',
+        'yolov7_simple',
+    )
 
 
 def _known_keys(metric: BaseMetric) -> list[str] | None:

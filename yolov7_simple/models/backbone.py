@@ -51,9 +51,9 @@ class ELANNet(BaseModule):
         norm_eval: Keep all BatchNorms in evaluation mode while training.
         norm_cfg: Norm layer; None is BatchNorm with eps 1e-3 and momentum 0.03.
         act_cfg: Activation; None is SiLU.
-        in_channels: Channels of the images: 3, which grey images and those with alpha are read as.
         init_cfg: Initialisation, e.g. ``dict(type='Pretrained', checkpoint='rtodlab://elannet_large')``, with
             ``prefix='backbone.'`` from a detector's checkpoint; None is PyTorch's default.
+        in_channels: Channels of the images: 3, which grey images and those with alpha are read as.
 
     Attributes:
         out_channels (tuple[int]): Channels of each returned output, for the neck's ``in_channels``.
