@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,10 +13,51 @@ from mmdet.datasets import MultiImageMixDataset
 from mmdet.registry import DATASETS
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
+from mmengine.structures import BaseDataElement
+from torch.utils.data import Sampler
 
 from ..runtime.errors import DamagedImageError
 from ..utils.configs import type_name
 from ..utils.options import Count, Share, checked_options
+
+
+class RepeatedIndex(int):
+    """An index that a sampler gives several times an epoch, and how often it gave it before."""
+
+    repeat = 0
+
+    @classmethod
+    def number(cls, index: int, repeat: int) -> RepeatedIndex:
+        """Mark an index."""
+        marked = cls(index)
+        marked.repeat = repeat
+        return marked
+
+
+class NumberedSampler:
+    """A sampler that may give an index several times an epoch, such as mmdet's ClassAwareSampler, and numbers them.
+
+    Args:
+        sampler: Whose indexes to number; all else is as of it.
+        rank, world_size: Of this process: numbers of different ranks differ.
+    """
+
+    def __init__(self, sampler: Sampler, rank: int, world_size: int) -> None:
+        self._sampler = sampler
+        self._rank = rank
+        self._world_size = world_size
+
+    def __iter__(self) -> Iterator[RepeatedIndex]:
+        counts: Counter[int] = Counter()
+        for index in self._sampler:
+            yield RepeatedIndex.number(index, counts[index] * self._world_size + self._rank)
+            counts[index] += 1
+
+    def __len__(self) -> int:
+        return len(self._sampler)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._sampler, name)
 
 
 @DATASETS.register_module()
@@ -27,8 +69,9 @@ class SeededMixDataset(MultiImageMixDataset):
     seed, epoch and index, so samples are the same for any number of workers, and a resumed run gets those that it would
     have had. Without the hook the random state of the worker is used.
 
-    Wrappers that repeat indexes, such as RepeatDataset, belong inside: an index gives one sample an epoch. An image
-    that cannot be read is named once in the log, and another one takes its place.
+    Wrappers that repeat indexes, such as RepeatDataset, belong inside: an index gives one sample an epoch. Only a
+    :class:`RepeatedIndex` gives another one for each number. An image that cannot be read is named once in the log, and
+    another one takes its place.
 
     Args:
         dataset: Dataset of single images, or its config.
@@ -63,6 +106,7 @@ class SeededMixDataset(MultiImageMixDataset):
 
     def __getitem__(self, index: int) -> dict:
         """Make a sample around the image with this index."""
+        repeat = getattr(index, 'repeat', 0)
         with self._seeded(index):
             for _ in range(self.max_refetch):
                 sources: dict[str, int] = {}
@@ -74,11 +118,17 @@ class SeededMixDataset(MultiImageMixDataset):
                         index = np.random.randint(len(self))
                     continue
                 if sample is not None:
+                    if repeat and isinstance(sample.get('data_samples'), BaseDataElement):
+                        sample['data_samples'].set_metainfo({'repeat': repeat})
                     return sample
         raise RuntimeError(
             f'No sample in {self.max_refetch} attempts: its images were damaged, or a transform returned None. '
             f'Look at the warnings above, and at data_root, data_prefix and the pipeline'
         )
+
+    def get_cat_ids(self, index: int) -> list[int]:
+        """Labels of the boxes of an image, one for each, as mmdet's ClassAwareSampler asks for them."""
+        return [instance['bbox_label'] for instance in self.get_data_info(index)['instances']]
 
     def sources(self, index: int) -> list[str]:
         """Paths of the images that the sample around this index is made of, in this epoch."""
@@ -116,7 +166,8 @@ class SeededMixDataset(MultiImageMixDataset):
             yield
             return
         states = np.random.get_state(), random.getstate()
-        words = np.random.SeedSequence([seed, epoch, index]).generate_state(4)
+        repeat = getattr(index, 'repeat', 0)
+        words = np.random.SeedSequence([seed, epoch, index, *[repeat] * bool(repeat)]).generate_state(4)
         np.random.seed(words)
         random.seed(words.tobytes())
         try:

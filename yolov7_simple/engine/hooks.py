@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from mmdet.models.detectors.base import BaseDetector
 from mmdet.registry import HOOKS
-from mmengine.dist import all_reduce
+from mmengine.dataset import DefaultSampler
+from mmengine.dist import all_reduce, get_dist_info
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
@@ -15,7 +16,7 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import Dataset
 
-from ..datasets.mix_dataset import SeededMixDataset
+from ..datasets.mix_dataset import NumberedSampler, SeededMixDataset
 from ..datasets.mosaic import MosaicAffineMixUp
 from ..models.fast import speed_up
 from ..utils.checkpoint import check_weights, compare_weights
@@ -86,7 +87,8 @@ class LastStageHook(Hook):
 class MixDatasetHook(Hook):
     """Set seed and epoch of each :class:`SeededMixDataset`, and report its damaged images.
 
-    It also checks how mmdet's MultiSourceSampler mixes datasets.
+    A sampler that may give an index several times an epoch gets a sample of its own for each. How mmdet's
+    MultiSourceSampler mixes datasets is checked.
     """
 
     def before_train(self, runner: Runner) -> None:
@@ -104,6 +106,10 @@ class MixDatasetHook(Hook):
                 )
             if isinstance(dataset, SeededMixDataset):
                 self._datasets.append(dataset)
+        batches = runner.train_dataloader.batch_sampler
+        is_seeded = self._datasets and not isinstance(runner.train_loop, IterBasedTrainLoop)
+        if is_seeded and not isinstance(batches.sampler, DefaultSampler):
+            batches.sampler = NumberedSampler(batches.sampler, *get_dist_info())
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Seed the samples of this epoch."""

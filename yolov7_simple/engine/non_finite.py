@@ -13,7 +13,7 @@ from mmengine.hooks import RuntimeInfoHook
 from mmengine.optim import AmpOptimWrapper
 from mmengine.runner import Runner, find_latest_checkpoint
 
-from ..datasets.mix_dataset import SeededMixDataset
+from ..datasets.mix_dataset import RepeatedIndex, SeededMixDataset
 from ..utils.options import AtLeast0, Count, checked_options
 from .branches import walk_datasets, walk_samples
 from .kept_step import KeptStep
@@ -150,11 +150,15 @@ class NonFiniteLossHook(CheckInvalidLossHook):
     @staticmethod
     def _files(runner: Runner, data_batch: dict) -> list[str]:
         """Paths of the images in a batch; for a mosaic, its random choices are repeated to find them."""
-        paths = [sample.metainfo.get('img_path', 'unknown') for sample in walk_samples(data_batch['data_samples'])]
+        images = [
+            (sample.metainfo.get('img_path', 'unknown'), sample.metainfo.get('repeat', 0))
+            for sample in walk_samples(data_batch['data_samples'])
+        ]
+        files = [[path] for path, _ in images]
         for dataset in walk_datasets(runner.train_dataloader.dataset):
             if isinstance(dataset, SeededMixDataset):
                 index_of = {dataset.dataset.get_data_info(i)['img_path']: i for i in range(len(dataset))}
-                # A path may be of another dataset that is concatenated.
-                sources = {path: dataset.sources(index_of[path]) for path in paths if path in index_of}
-                paths = [source for path in paths for source in sources.get(path, [path])]
-        return sorted(set(paths))
+                for i, (path, repeat) in enumerate(images):
+                    if path in index_of:  # and not of another dataset that is concatenated
+                        files[i] = dataset.sources(RepeatedIndex.number(index_of[path], repeat))
+        return sorted({path for sources in files for path in sources})

@@ -39,6 +39,9 @@ class DeviceAwareOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     - mmengine gives each parameter a group of its own where ``paramwise_cfg`` is set. Here those of equal options share
       one.
     - SGD, Adam and AdamW are fused on CUDA and CPU, unless the config says ``fused`` or ``foreach`` itself.
+
+    Raises:
+        OptionError: ``paramwise_cfg`` multiplies a weight decay that the optimiser does not set.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
@@ -50,6 +53,15 @@ class DeviceAwareOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             dropped, wrapper = ('loss_scale', 'dtype', 'use_fsdp'), 'OptimWrapper'
         kept = {key: value for key, value in optim_wrapper_cfg.items() if key not in dropped}
         optim_wrapper_cfg = {**kept, 'type': wrapper}
+        custom = (paramwise_cfg or {}).get('custom_keys') or {}
+        multipliers = [*(paramwise_cfg or {}), *(key for one in custom.values() for key in one)]
+        decay = next((key for key in multipliers if key.endswith('decay_mult')), None)
+        optimizer = optim_wrapper_cfg.get('optimizer') or {}
+        if decay and optimizer and optimizer.get('weight_decay') is None:
+            raise OptionError(
+                f'optim_wrapper: paramwise_cfg has {decay}, a factor of the weight decay, and {type_name(optimizer)} '
+                'sets none: set optim_wrapper.optimizer.weight_decay, to 0 for none'
+            )
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
         # mmengine would make the groups ConfigDicts, like the config that they are built from; dynamo refuses those.
         self.optimizer_cfg = dict(self.optimizer_cfg)

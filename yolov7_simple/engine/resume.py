@@ -60,6 +60,9 @@ def restore_run(runner: Runner, checkpoint: dict, filename: str, now: dict[str, 
     seed = runner._randomness_cfg.get('seed')
     if seed is not None:
         checkpoint['meta']['seed'] = seed
+    sampler = runner.train_dataloader.batch_sampler.sampler
+    if getattr(sampler, 'seed', None) == runner.seed:  # built before the seed of the checkpoint was known
+        sampler.seed = checkpoint['meta'].get('seed', sampler.seed)
     # Noted before the checkpoint was loaded, and of the earlier run by now.
     known, noted = checkpoint['message_hub']['runtime_info'], runner.message_hub.runtime_info
     known.update((key, noted[key]) for key in ('cfg', 'experiment_name') if key in noted)

@@ -26,7 +26,9 @@ from ..utils.options import Count, check_options
 from .kept_step import STEP_STEM
 from .loops import INTERRUPTED, ResumableTrainLoop
 from .provenance import PROVENANCE, describe_run
+from .recompute import named_modules, recompute_activations
 from .resume import keep_gradients, restore_run
+from .run_checks import check_run
 
 BACKEND = 'yolov7_simple.atomic'
 VALIDATED = 'judged_epoch'  # key of the message hub: the last epoch that was evaluated
@@ -133,7 +135,12 @@ class SafeCheckpointHook(CheckpointHook):
         self._launcher = os.getppid() if 'TORCHELASTIC_RUN_ID' in os.environ else None
 
     def before_run(self, runner: Runner) -> None:
-        """Find what to resume from."""
+        """Find what to resume from.
+
+        Raises:
+            OptionError: ``activation_checkpointing`` names no module.
+        """
+        named_modules(runner.model, runner.cfg.get('activation_checkpointing'))
         if runner._resume and runner._load_from is None:
             if is_main_process():
                 repair_last_checkpoint(runner.work_dir)
@@ -157,7 +164,13 @@ class SafeCheckpointHook(CheckpointHook):
         checkpoint['meta'][PROVENANCE] = self._provenance
 
     def before_train(self, runner: Runner) -> None:
-        """Handle signals from now on, and evaluate the last epoch if a stopped run did not."""
+        """Check the run, handle signals from now on, and evaluate the last epoch if a stopped run did not.
+
+        Raises:
+            OptionError: See :func:`check_run`.
+        """
+        check_run(runner)
+        recompute_activations(named_modules(runner.model, runner.cfg.get('activation_checkpointing')))
         self._provenance = describe_run(runner)
         if is_main_process():
             write_json(Path(runner.log_dir) / 'provenance.json', self._provenance)
@@ -259,6 +272,15 @@ class SafeCheckpointHook(CheckpointHook):
         self._remove_outdated()
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        absent = [key for key in self.save_best or () if key != 'auto' and key not in metrics]
+        if self.save_best and (absent or not metrics):
+            runner.logger.warning(
+                f'No best checkpoint: this evaluation gave {", ".join(metrics) or "nothing"}, and save_best is '
+                f'{", ".join(self.save_best)}. CocoMetric gives nothing where no image has a detection.'
+            )
+            return
+        # 'auto' takes the first, which is to be the mean and not a class's.
+        metrics = dict(sorted(metrics.items(), key=lambda item: item[0].endswith('_precision')))
         super()._save_best_checkpoint(runner, metrics)
         self._remove_outdated()
 

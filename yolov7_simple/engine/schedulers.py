@@ -13,6 +13,8 @@ from mmengine.optim import (
 from mmengine.optim.scheduler.param_scheduler import INF
 from mmengine.runner import Runner
 
+from .run_checks import check_steps
+
 
 @PARAM_SCHEDULERS.register_module()
 class CosineToEndLR(CosineAnnealingLR):
@@ -52,7 +54,12 @@ class FittedRateRunner(Runner):
         super().scale_lr(optim_wrapper, auto_scale_lr)
 
     def build_param_scheduler(self, scheduler: dict | list) -> list[_ParamScheduler] | dict[str, list[_ParamScheduler]]:
-        """Build the schedulers, without warm-ups of one step."""
+        """Build the schedulers, without warm-ups of one step.
+
+        Raises:
+            OptionError: An epoch has no step.
+        """
+        check_steps(self.train_dataloader)  # mmengine asserts that there are some
         built = super().build_param_scheduler(scheduler)
         for own in built.values() if isinstance(built, dict) else [built]:
             for one in [one for one in own if self._has_one_step(one)]:

@@ -53,12 +53,13 @@ class ELANNet(BaseModule):
         act_cfg: Activation; None is SiLU.
         init_cfg: Initialisation, e.g. ``dict(type='Pretrained', checkpoint='rtodlab://elannet_large')``, with
             ``prefix='backbone.'`` from a detector's checkpoint; None is PyTorch's default.
+        in_channels: Channels of the images: 3, which grey images and those with alpha are read as.
 
     Attributes:
         out_channels (tuple[int]): Channels of each returned output, for the neck's ``in_channels``.
 
     Raises:
-        ValueError: An unknown ``arch``, or a multiplier or index out of range.
+        OptionError: An unknown ``arch``, other channels, or a multiplier or index out of range.
     """
 
     arch_settings = {
@@ -78,10 +79,17 @@ class ELANNet(BaseModule):
         norm_cfg: dict | None = None,
         act_cfg: dict | None = None,
         init_cfg: dict | list | None = None,
+        in_channels: int = 3,
     ) -> None:
         super().__init__(init_cfg=CONV_INIT_CFG if init_cfg is None else init_cfg)
         if arch not in self.arch_settings:
             raise OptionError(f'ELANNet: arch must be one of {sorted(self.arch_settings)}, got {arch!r}')
+        if in_channels != 3:
+            raise OptionError(
+                f'ELANNet: in_channels must be 3, got {in_channels}: images are read and augmented as BGR. Leave it at '
+                '3; grey images are read as three equal channels, and alpha is dropped. For other bands write three of '
+                'them into image files'
+            )
         if not (deepen_factor > 0 and widen_factor > 0):
             raise OptionError(
                 f'ELANNet: deepen_factor and widen_factor must be above 0, got {deepen_factor} and {widen_factor}'
@@ -102,7 +110,7 @@ class ELANNet(BaseModule):
             return make_divisible(channels * widen_factor, 8)
 
         stem = []
-        channels = 3
+        channels = in_channels
         for width, stride in settings.stem:
             stem.append(conv(channels, scale(width), 3, stride=stride, padding=1))
             channels = scale(width)

@@ -9,6 +9,8 @@ import torch
 from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmdet.registry import MODELS
 
+from ..utils.options import OptionError
+
 
 @MODELS.register_module()
 class BatchDetDataPreprocessor(DetDataPreprocessor):
@@ -25,6 +27,13 @@ class BatchDetDataPreprocessor(DetDataPreprocessor):
             return super().cast_data(data)
         samples = data.get('data_samples')
         images = self.cast_data(data['inputs'])
+        for image in images if getattr(self, 'mean', None) is not None and len(self.mean) == 3 else ():
+            if image.shape[-3] != 3:
+                raise OptionError(
+                    f'{type(self).__name__}: mean and std are of 3 channels, and an image has {image.shape[-3]}: let '
+                    "the pipeline load it with LoadImageFromFile(color_type='color'), which reads grey images as three "
+                    'equal channels and drops alpha'
+                )
         # On a CPU images one by one fit its cache. Those of other channels are left to the checks of the base.
         if self.device.type != 'cpu' and not isinstance(images, torch.Tensor):
             shapes = {image.shape for image in images}
@@ -41,6 +50,9 @@ class BatchDetDataPreprocessor(DetDataPreprocessor):
 
         Returns:
             The same keys; ``inputs`` are (B, 3, H, W).
+
+        Raises:
+            OptionError: An image has other channels than ``mean``.
         """
         data = super().forward(data, training)
         return {**data, 'data_samples': self.cast_data(data['data_samples'])}
