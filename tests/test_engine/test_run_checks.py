@@ -49,6 +49,7 @@ def val_pipeline(step, **options):
          "LastStageHook', num_last_epochs=1"),
         ({'optim_wrapper.optimizer': {'_delete_': True, 'type': 'SGD', 'lr': 0.01}},
          'norm_decay_mult.* SGD sets none: set optim_wrapper.optimizer.weight_decay'),
+        ({'activation_checkpointing': 'backbone', 'compile': True}, 'exclude each other'),
         ({'activation_checkpointing': ['backbon']}, "no module 'backbon'; it has data_preprocessor, backbone"),
     ],
     ids=str,

@@ -37,6 +37,7 @@ def check_run(runner: Runner) -> None:
         OptionError: One of the checks fails.
     """
     check_steps(runner.train_dataloader)
+    check_compile(runner)
     check_mode_switch(runner)
     check_best(runner)
     loaders = {'train_dataloader': runner.train_dataloader}
@@ -63,6 +64,16 @@ def check_steps(loader: DataLoader) -> None:
         f'train_dataloader: {share} are no batch of {batches.batch_size}, and drop_last=True leaves them out, so there '
         'is no step to train: set train_dataloader.drop_last=False, or a smaller train_dataloader.batch_size'
     )
+
+
+def check_compile(runner: Runner) -> None:
+    """Check that a step that is compiled has no activation checkpointing, which the compiler cannot read.
+
+    Raises:
+        OptionError: It has.
+    """
+    if runner.cfg.get('activation_checkpointing') and runner.cfg.get('compile'):
+        raise OptionError('compile and activation_checkpointing exclude each other: leave one of them out')
 
 
 def check_mode_switch(runner: Runner) -> None:

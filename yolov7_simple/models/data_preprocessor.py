@@ -34,7 +34,7 @@ class BatchDetDataPreprocessor(DetDataPreprocessor):
                     "the pipeline load it with LoadImageFromFile(color_type='color'), which reads grey images as three "
                     'equal channels and drops alpha'
                 )
-        # On a CPU images one by one fit its cache. Those of other channels are left to the checks of the base.
+        # On a CPU images one by one fit its cache. Those of other channels are left to the base.
         if self.device.type != 'cpu' and not isinstance(images, torch.Tensor):
             shapes = {image.shape for image in images}
             if len(shapes) == 1 and next(iter(shapes))[:-2] == (3,):
