@@ -20,7 +20,7 @@ from tool_runs import scalars, tool
 from yolov7_simple.engine.branches import walk_samples
 from yolov7_simple.engine.hooks import MixDatasetHook
 
-NUM_EPOCHS, NUM_ITERS = 40, 20
+NUM_EPOCHS, NUM_ITERS = 40, 24
 TRACKER = """
 _base_ = {base!r}
 data_root = {data!r}
@@ -95,7 +95,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/half-val_cocoformat.json')
 test_evaluator = val_evaluator
 train_cfg = dict(max_iters={iters}, val_interval={iters})
-optim_wrapper = dict(optimizer=dict(lr=0.002))
+optim_wrapper = dict(optimizer=dict(lr=0.004))
 param_scheduler = None
 default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval={iters} // 2))
 randomness = dict(seed=1)
@@ -171,7 +171,7 @@ def test_a_student_learns_from_its_teachers_boxes(folder):
     assert len(records) == NUM_ITERS and all(record['sup_loss_obj'] == 0 for record in records)
     losses = np.array([record['loss'] for record in records])  # of pseudo boxes alone
     assert (losses > 0).all()
-    assert losses[-5:].mean() < 0.95 * losses[:5].mean()
+    assert losses[-8:].mean() < 0.97 * losses[:8].mean()
     assert float(re.findall(r'teacher/coco/bbox_mAP: (\S+)', printed)[-1]) > 0.3
     assert list((folder / 'semi').glob('best_teacher*.pth'))
     work_dir = folder / 'semi'
