@@ -64,7 +64,7 @@ def test_the_screen_shows_plan_rows_and_what_comes_next(project, trained):
     assert bool(rows[1][3]) == (scores[1] > scores[0])
     assert f'best mAP {max(scores):.3f}' in trained
     log = read_log(project / 'work')
-    for text in ('System environment', 'Epoch(train)', 'paramwise_options', 'Accumulating evaluation results'):
+    for text in ('System environment', 'Epoch(train)', 'Accumulating evaluation results'):
         assert text in log and text not in trained, text
     assert 'deprecated' not in trained
 

@@ -358,7 +358,7 @@ class FakeRun:
         self.runner = SimpleNamespace(
             model=self.model, optim_wrapper=self.optim_wrapper, message_hub=hub, iter=0, epoch=0, max_iters=1000,
             max_epochs=10, logger=mock.Mock(), work_dir='nowhere', train_loop=mock.Mock(), cfg=cfg, hooks=self.hooks,
-            train_dataloader=SimpleNamespace(dataset=SimpleNamespace()),
+            train_dataloader=SimpleNamespace(dataset=SimpleNamespace(), sampler=None, batch_sampler=None),
         )  # fmt: skip
         # Smaller than the network's input: the multi-scale training has to resize them.
         self.batch = [images, size - 64, boxes, self.model.bbox_head.num_classes]

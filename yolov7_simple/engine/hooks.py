@@ -58,6 +58,9 @@ class LastStageHook(Hook):
         """Check loop and head now, not only when the last stage begins."""
         if self.num_last_epochs and isinstance(runner.train_loop, IterBasedTrainLoop):
             raise OptionError('LastStageHook counts epochs: use EpochBasedTrainLoop, or num_last_epochs=0')
+        if runner.epoch < runner.max_epochs - self.num_last_epochs:
+            # Of a run that is resumed before its last stage, after an earlier one: the log would go on showing it.
+            runner.message_hub.log_scalars.pop('train/loss_l1', None)
         if self.num_last_epochs and not self._heads(runner):
             raise OptionError('LastStageHook turns on the L1 loss of a head, and no part of this model has use_l1')
 
