@@ -247,9 +247,11 @@ def test_what_a_killed_run_was_writing_is_removed_when_it_goes_on(tmp_path):
         pass  # its name is all that is wanted
     part.write_bytes(b'torn')
     hook = SafeCheckpointHook()
-    hook.before_run(SimpleNamespace(_resume=False, _load_from=None, work_dir=tmp_path))
+    runner = SimpleNamespace(_resume=False, _load_from=None, work_dir=tmp_path, model=torch.nn.Module(), cfg={})
+    hook.before_run(runner)
     assert part.exists()
-    hook.before_run(SimpleNamespace(_resume=True, _load_from=None, work_dir=tmp_path))
+    runner._resume = True
+    hook.before_run(runner)
     assert not part.exists()
 
 
