@@ -357,7 +357,7 @@ def training_repeats(ask: Asked) -> Rows:
     # Deterministic products of matrices need this on CUDA.
     os.environ['CUBLAS_WORKSPACE_CONFIG'] = ':4096:8'
     cfg.dump(ask.folder / 'config.py')
-    train_py = (sys.executable, 'tools/train.py', str(ask.folder / 'config.py'), '--work-dir')
+    train_py = (sys.executable, 'tools/train.py', str(ask.folder / 'config.py'), '--verbose', '--work-dir')
 
     def last(name: str) -> Path:
         return ask.folder / name / 'epoch_3.pth'
