@@ -132,6 +132,7 @@ class SafeCheckpointHook(CheckpointHook):
         self._outdated: list[str] = []
         self._saved_step = -1
         self._resumed_from: Path | None = None
+        self._provenance: dict[str, str] = {}
         self._launcher = os.getppid() if 'TORCHELASTIC_RUN_ID' in os.environ else None
 
     def before_run(self, runner: Runner) -> None:
@@ -156,7 +157,8 @@ class SafeCheckpointHook(CheckpointHook):
         """
         if runner._resume and isinstance(runner.optim_wrapper, BaseOptimWrapper):
             self._resumed_from = Path(runner._load_from or find_latest_checkpoint(runner.work_dir))
-            restore_run(runner, checkpoint, str(self._resumed_from), describe_run(runner))
+            self._provenance = describe_run(runner)
+            restore_run(runner, checkpoint, str(self._resumed_from), self._provenance)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Keep gradients that wait for an update, and what made the checkpoint."""
@@ -171,7 +173,8 @@ class SafeCheckpointHook(CheckpointHook):
         """
         check_run(runner)
         recompute_activations(named_modules(runner.model, runner.cfg.get('activation_checkpointing')))
-        self._provenance = describe_run(runner)
+        # The seed may be the checkpoint's by now.
+        self._provenance = {**(self._provenance or describe_run(runner)), 'seed': str(runner.seed)}
         if is_main_process():
             write_json(Path(runner.log_dir) / 'provenance.json', self._provenance)
         known = runner.message_hub.runtime_info
