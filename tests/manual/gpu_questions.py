@@ -247,15 +247,20 @@ def describe(times: StepTimesHook, batch: int) -> str:
     return f'{1e3 * batch / took:.0f} images/s, {took:.1f} ms a step, of it {waited:.1f} for data'
 
 
-def losses_and_gradients(ask: Asked, device: str, dtype: torch.dtype) -> tuple[dict, torch.Tensor]:
-    """Of one batch with fixed weights: losses, and all gradients in one row."""
+def fixed_model(ask: Asked, device: str) -> torch.nn.Module:
+    """With the same weights each time, and without another size for each batch."""
     init_default_scope('mmdet')
     torch.manual_seed(0)
     cfg = make_config(ask)
     cfg.model.data_preprocessor.batch_augments = None
     model = MODELS.build(cfg.model)
     model.init_weights()
-    model.to(device).train()
+    return model.to(device).train()
+
+
+def losses_and_gradients(ask: Asked, device: str, dtype: torch.dtype) -> tuple[dict, torch.Tensor]:
+    """Of one batch with fixed weights: losses, and all gradients in one row."""
+    model = fixed_model(ask, device)
     torch.manual_seed(1)
     data = model.data_preprocessor(make_batch(2 if ask.smoke else 8, 64 if ask.smoke else 320, 7, NUM_CLASSES), True)
     with torch.autocast(device, dtype) if dtype != torch.float32 else nullcontext():
@@ -400,13 +405,7 @@ def be_a_rank(rank: int, ask: Asked) -> None:
 
 
 def sharded(ask: Asked, rank: int, world: int) -> dict:
-    init_default_scope('mmdet')
-    torch.manual_seed(0)
-    cfg = make_config(ask)
-    cfg.model.data_preprocessor.batch_augments = None
-    model = MODELS.build(cfg.model)
-    model.init_weights()
-    model.to(ask.device).train()
+    model = fixed_model(ask, ask.device)
     if world > 1:
         if ask.device == 'cuda':
             model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)

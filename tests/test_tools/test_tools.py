@@ -11,17 +11,8 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT, write_coco
-from tool_runs import metric, scalars, tool, write_config
-
-
-@pytest.fixture(scope='module')
-def project(tmp_path_factory):
-    """A foreign project: data and a config of its own."""
-    folder = tmp_path_factory.mktemp('project')
-    write_coco(folder / 'data')
-    write_config(folder / 'config.py', folder / 'data')
-    return folder
+from conftest import ROOT
+from tool_runs import metric, scalars, tool
 
 
 @pytest.fixture(scope='module')

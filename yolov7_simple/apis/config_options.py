@@ -16,16 +16,15 @@ from mmengine.config.lazy import LazyObject
 from mmengine.hooks import Hook
 from mmengine.optim import _ParamScheduler
 from mmengine.registry import Registry
-from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from ..utils.checkpoint import CheckpointError
+from ..utils.config_differences import RUNNER_KEYS
 from ..utils.configs import config_names, config_path, type_name
 from ..utils.options import OptionError
 
-# Top-level keys that are read after the config has been loaded: by mmengine's runner,
-RUNNER_KEYS = inspect.signature(Runner.__init__).parameters.keys() - {'self', 'cfg'}
-# and from its whole config, by the runner, by mmdet's tools and by ours.
+# Top-level keys that are read after the config has been loaded: by mmengine's runner as its arguments, and from the
+# whole config by the runner, by mmdet's tools and by ours.
 READ_KEYS = RUNNER_KEYS | {
     'activation_checkpointing',
     'compile',

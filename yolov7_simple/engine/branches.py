@@ -1,4 +1,4 @@
-"""Datasets in wrappers, and batches in branches: labelled and unlabelled images, as semi-supervised detectors take."""
+"""What wrappers and branches hold: datasets, their transforms, the model, the samples of a batch."""
 
 from __future__ import annotations
 
@@ -6,10 +6,17 @@ from collections.abc import Iterator
 
 from mmdet.datasets.samplers import MultiSourceSampler
 from mmdet.structures import DetDataSample
+from mmengine.model import is_model_wrapper
 from mmengine.runner import IterBasedTrainLoop, Runner
+from torch import nn
 from torch.utils.data import Dataset
 
 from ..utils.options import OptionError
+
+
+def unwrapped_model(runner: Runner) -> nn.Module:
+    """The model of a run itself, without DDP around it."""
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
 def walk_datasets(dataset: Dataset) -> Iterator[Dataset]:
@@ -20,6 +27,14 @@ def walk_datasets(dataset: Dataset) -> Iterator[Dataset]:
     for inner_dataset in (*inner, *getattr(dataset, 'datasets', ())):
         if inner_dataset is not None:
             yield from walk_datasets(inner_dataset)
+
+
+def walk_transforms(dataset: Dataset) -> Iterator[tuple[Dataset, object]]:
+    """Yield all transforms of a dataset and of those that it wraps, with the dataset that each is of."""
+    for inner in walk_datasets(dataset):
+        pipeline = getattr(inner, 'pipeline', ())
+        for transform in getattr(pipeline, 'transforms', pipeline):
+            yield inner, transform
 
 
 def walk_samples(data_samples: dict | list | DetDataSample | None) -> Iterator[DetDataSample]:

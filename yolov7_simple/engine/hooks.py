@@ -10,7 +10,6 @@ from mmdet.registry import HOOKS
 from mmengine.dataset import DefaultSampler
 from mmengine.dist import all_reduce, get_dist_info
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
@@ -21,17 +20,12 @@ from ..datasets.mosaic import MosaicAffineMixUp
 from ..models.fast import speed_up
 from ..utils.checkpoint import check_weights, compare_weights
 from ..utils.options import CountOr0, OptionError, checked_options
-from .branches import check_multi_source, walk_datasets
-from .non_finite import NonFiniteLossHook  # noqa: F401  (it was here)
+from .branches import check_multi_source, unwrapped_model, walk_datasets, walk_transforms
 
 
 def find_mosaics(dataset: Dataset) -> Iterator[MosaicAffineMixUp]:
-    """Yield all mosaic transforms of a dataset and of those that it wraps."""
-    for inner in walk_datasets(dataset):
-        pipeline = getattr(inner, 'pipeline', ())
-        for transform in getattr(pipeline, 'transforms', pipeline):
-            if isinstance(transform, MosaicAffineMixUp):
-                yield transform
+    """Find all mosaic transforms of a dataset and of those that it wraps."""
+    return (transform for _, transform in walk_transforms(dataset) if isinstance(transform, MosaicAffineMixUp))
 
 
 @HOOKS.register_module()
@@ -201,7 +195,7 @@ class FastInferenceHook(Hook):
     def before_test_epoch(self, runner: Runner) -> None:
         """Replace the model by a faster copy."""
         self._original = runner.model
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped_model(runner)
         runner.model = speed_up(model, self.compiled)
 
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:

@@ -13,7 +13,6 @@ from mmdet.structures import DetDataSample, TrackDataSample
 from mmdet.structures.bbox import HorizontalBoxes
 from mmdet.structures.mask import BitmapMasks
 from mmengine.dist import get_rank, get_world_size
-from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from ..runtime.errors import examples
 from ..runtime.files import replacing
 from ..utils.checkpoint import CheckpointError, read_checkpoint
+from .branches import unwrapped_model
 
 STEP_STEM = 'non_finite'  # how the names of its files begin, which are not checkpoints
 FORMAT = 'a step of training'
@@ -137,7 +137,7 @@ class KeptStep:
 
     def add(self, runner: Runner, data_batch: dict) -> None:
         """Keep a batch before it is trained on; the first of a step with the weights."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped_model(runner)
         wrapper = runner.optim_wrapper
         is_first = not isinstance(wrapper, OptimWrapper) or wrapper.should_update()
         if self._model is not model:

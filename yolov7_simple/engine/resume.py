@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 from mmengine.hooks import EMAHook
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
@@ -21,6 +20,7 @@ from torch.optim import Optimizer
 
 from ..utils.checkpoint import CheckpointError
 from ..utils.config_differences import DifferenceRow, config_differences, table
+from .branches import unwrapped_model
 from .loops import INTERRUPTED, ResumableTrainLoop
 from .optimizers import OF_THE_MACHINE, regroup_state
 from .provenance import PROVENANCE, provenance_differences
@@ -155,7 +155,7 @@ def restore_optimizer(runner: Runner, checkpoint: dict) -> None:
         )
         saved['state'] = {}
         return
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model = unwrapped_model(runner)
     state, anew = regroup_state(saved, optimizer, model)
     if anew and state:
         runner.logger.warning(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from mmcv.transforms import LoadImageFromFile
 from mmdet.datasets.samplers import MultiSourceSampler
 from mmdet.datasets.transforms import LoadAnnotations
@@ -21,7 +19,8 @@ from torch.utils.data import DataLoader, Dataset
 from ..datasets.coco import CheckedCocoDataset
 from ..models.backbone import ELANNet
 from ..utils.options import OptionError
-from .hooks import find_mosaics, walk_datasets
+from .branches import walk_transforms
+from .hooks import find_mosaics
 from .loops import LossValLoop
 
 BOX_ITEMS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')  # of CocoMetric
@@ -146,14 +145,6 @@ def _may_give(metric: BaseMetric, key: str) -> bool:
     return keys is None or key in keys or (metric.classwise and key.endswith('_precision'))
 
 
-def _transforms(dataset: Dataset) -> Iterator[tuple[Dataset, object]]:
-    """Yield all transforms of a dataset and of those that it wraps, with the dataset that each is of."""
-    for inner in walk_datasets(dataset):
-        pipeline = getattr(inner, 'pipeline', ())
-        for transform in getattr(pipeline, 'transforms', pipeline):
-            yield inner, transform
-
-
 def check_masks(name: str, dataset: Dataset) -> None:
     """Check that no masks are loaded where there are none, or where they would be left behind by the boxes.
 
@@ -161,7 +152,7 @@ def check_masks(name: str, dataset: Dataset) -> None:
         OptionError: They are.
     """
     has_mosaic = any(find_mosaics(dataset))
-    for owner, transform in _transforms(dataset):
+    for owner, transform in walk_transforms(dataset):
         if not isinstance(transform, LoadAnnotations) or not (transform.with_mask or transform.with_seg):
             continue
         if has_mosaic or isinstance(owner, CheckedCocoDataset):
@@ -180,7 +171,7 @@ def check_channels(name: str, dataset: Dataset, model: nn.Module) -> None:
     """
     if not any(isinstance(module, ELANNet) for module in model.modules()):
         return
-    for owner, transform in _transforms(dataset):
+    for owner, transform in walk_transforms(dataset):
         if not isinstance(transform, LoadImageFromFile):
             continue
         for option, value, fits in (

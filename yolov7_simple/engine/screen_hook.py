@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.runner import IterBasedTrainLoop, Runner
 
 from ..models.head import YOLOv7SimpleHead
+from .branches import unwrapped_model
 from .screen import Screen
 
 WINDOW = 50  # steps that loss and speed are means of
@@ -228,7 +228,7 @@ class ScreenHook(Hook):
         image = dataset.get_data_info(0).get('img_path', 'IMAGE') if hasattr(dataset, 'get_data_info') else 'IMAGE'
         yield f'  {command(self.tools / "detect.py", config, checkpoint, image)}'
         yield f'  {command(self.tools / "report.py", runner.work_dir)}'
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped_model(runner)
         if isinstance(getattr(model, 'bbox_head', None), YOLOv7SimpleHead):
             out = config.with_suffix('.onnx')
             overwrite = ['--overwrite'] if out.exists() else []

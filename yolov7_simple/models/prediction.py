@@ -9,6 +9,7 @@ from mmcv.ops import batched_nms
 from torch import Tensor
 
 from ..ops.nms_batch import nms_batch, true_indices
+from ..utils.configs import type_name
 from ..utils.options import Share
 
 
@@ -33,7 +34,7 @@ class TestOptions(NamedTuple):
     def from_cfg(cls, cfg: Mapping[str, Any]) -> TestOptions:
         """Fill in what ``cfg`` leaves out."""
         options = cls(**{name: cfg[name] for name in cls._fields if cfg.get(name) is not None})
-        if getattr(kind := options.nms.get('type', 'nms'), '__name__', kind) == 'nms':
+        if (type_name(options.nms) or 'nms') == 'nms':
             options = options._replace(nms={**cls().nms, **options.nms, 'type': 'nms'})
         return options
 

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Mapping
 from mmengine.runner import Runner
 
 DifferenceRow = tuple[str, str, str]  # what, its value in the checkpoint, its value now
+RUNNER_KEYS = inspect.signature(Runner.__init__).parameters.keys() - {'self', 'cfg'}
 # What a run is told anew each time, and what no training reads.
 NOT_COMPARED = {'work_dir', 'load_from', 'resume', 'launcher', 'experiment_name', 'log_level', 'visualizer'}
-COMPARED = {*inspect.signature(Runner.__init__).parameters, 'compile', 'activation_checkpointing'} - NOT_COMPARED
+COMPARED = (RUNNER_KEYS | {'compile', 'activation_checkpointing'}) - NOT_COMPARED
 MAX_DIFFERENCES = 30
 WIDEST = 60  # characters of a value in the table
 
