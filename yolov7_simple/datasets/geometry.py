@@ -79,25 +79,32 @@ def have_overlap(a: PlainBox, b: PlainBox) -> bool:
     return max(a[0], b[0]) < min(a[2], b[2]) and max(a[1], b[1]) < min(a[3], b[3])
 
 
-def draw(pixels: NDArray, reduction: int, inside: PlainBox, seen: PlainBox, matrix: NDArray, target: NDArray) -> None:
+def draw(
+    pixels: NDArray,
+    reduction: tuple[float, float],
+    inside: PlainBox,
+    seen: PlainBox,
+    matrix: NDArray,
+    target: NDArray,
+) -> None:
     """Draw a decoded image. Pixels end up less than one target pixel away from their boxes.
 
     Args:
         pixels: (height, width, 3), the image at 1 / ``reduction`` of its size.
-        reduction: 1 or more.
+        reduction: 1 or more, in x and y.
         inside: Part of the image that may be drawn, in pixels of the full-size image.
         seen: Part of the image that the target has room for, in the same pixels.
         matrix: From the full-size image to the target.
         target: (height, width, 3 or 4), drawn into.
     """
-    x1, y1, x2, y2 = (side / reduction for side in inside)
+    x1, y1, x2, y2 = (side / step for side, step in zip(inside, reduction * 2))
     # Bilinear weights at the edges need up to two pixels more than are seen.
-    left, top = (math.floor(max(side, room / reduction - 2)) for side, room in zip((x1, y1), seen[:2]))
-    right, bottom = (math.ceil(min(side, room / reduction + 2)) for side, room in zip((x2, y2), seen[2:]))
+    left, top = (math.floor(max(side, room / step - 2)) for side, room, step in zip((x1, y1), seen[:2], reduction))
+    right, bottom = (math.ceil(min(side, room / step + 2)) for side, room, step in zip((x2, y2), seen[2:], reduction))
     pixels = pixels[top:bottom, left:right]
     if target.shape[2] == 4:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2BGRA)
-    matrix = matrix @ scaling(reduction, reduction) @ translation(left, top)
+    matrix = matrix @ scaling(*reduction) @ translation(left, top)
     inside = (x1 - left, y1 - top, x2 - left, y2 - top)
     if matrix[0, 1] == 0 and matrix[1, 0] == 0:
         paste(pixels, inside, matrix, target)

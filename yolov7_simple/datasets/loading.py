@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 from mmcv.transforms import BaseTransform
@@ -23,8 +25,25 @@ REDUCED_FLAGS = {
 }
 
 
-def read_file(path: str, backend_args: dict | None) -> bytes:
+class Decoded(NamedTuple):
+    """Pixels of an image, at a fraction of its size.
+
+    Args:
+        pixels: (height, width, 3).
+        reduction: How many pixels of the full image are one of these, in x and y.
+        size: (2,), width and height of the full image.
+    """
+
+    pixels: NDArray
+    reduction: tuple[float, float]
+    size: NDArray
+
+
+def read_file(path: str, backend_args: dict | None) -> tuple[bytes, tuple[int, int] | None]:
     """Read an image file.
+
+    Returns:
+        Its content, and the width and height of the image as :func:`image_size` finds them.
 
     Raises:
         DamagedImageError: It is not there, cannot be read, is empty, cut short, or of absurd dimensions.
@@ -35,8 +54,7 @@ def read_file(path: str, backend_args: dict | None) -> bytes:
         raise DamagedImageError(path, f'cannot be read: {error.strerror or error}') from error
     if is_cut_short(data) or not data:
         raise DamagedImageError(path, f'is cut short after {len(data)} bytes')
-    image_size(path, data)
-    return data
+    return data, image_size(path, data)
 
 
 def decode_image(path: str, reduction: int = 1, backend_args: dict | None = None) -> NDArray:
@@ -54,7 +72,12 @@ def decode_image(path: str, reduction: int = 1, backend_args: dict | None = None
     Raises:
         DamagedImageError: No image can be read from the file.
     """
-    data = np.frombuffer(read_file(path, backend_args), np.uint8)
+    return decode(read_file(path, backend_args)[0], path, reduction)
+
+
+def decode(content: bytes, path: str, reduction: int) -> NDArray:
+    """Decode the content of a file, as :func:`decode_image`."""
+    data = np.frombuffer(content, np.uint8)
     is_jpeg = data[:2].tobytes() == b'\xff\xd8'
     try:
         image = cv2.imdecode(data, REDUCED_FLAGS[reduction if is_jpeg else 1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,8 @@ from torch.utils.data import Sampler
 
 from ..runtime.errors import DamagedImageError
 from ..utils.configs import type_name
-from ..utils.options import Count, Share, checked_options
+from ..utils.options import AtLeast0, Count, OptionError, Share, checked_options
+from .image_cache import CachePlan, ImageCache, Kind
 
 
 class RepeatedIndex(int):
@@ -79,9 +81,16 @@ class SeededMixDataset(MultiImageMixDataset):
         skip_type_keys: Types of transforms to skip.
         max_refetch: Attempts at a sample before an error is raised.
         max_damaged: Share of the images that may be damaged.
+        cache_images: Where decoded images are kept for all workers, ranks and epochs: ``'ram'``, ``'disk'`` (which the
+            system keeps in memory while it is free), or None. Samples are the same; of images that are larger than
+            training asks for, a shrunk copy is kept, which changes their pixels slightly.
+        cache_gb: Size of the cache in GiB. What does not fit is decoded for each sample. None: half of the memory, or
+            90 % of the disk, that is free.
+        cache_folder: For ``'disk'``; None: the folder for temporary files.
         lazy_init: As in mmdet.
 
     Raises:
+        OptionError: The cache cannot be had.
         RuntimeError: Too many images turn out to be damaged, while sampling.
     """
 
@@ -92,6 +101,9 @@ class SeededMixDataset(MultiImageMixDataset):
         skip_type_keys: list[str] | None = None,
         max_refetch: Count = 15,
         max_damaged: Share = 0.01,
+        cache_images: Kind | None = None,
+        cache_gb: AtLeast0 | None = None,
+        cache_folder: str | None = None,
         lazy_init: bool = False,
     ) -> None:
         super().__init__(dataset, pipeline, skip_type_keys, max_refetch, lazy_init)
@@ -99,6 +111,24 @@ class SeededMixDataset(MultiImageMixDataset):
         # In shared memory, so that persistent workers see changes. A seed of -1 means that none was set.
         self._seed_and_epoch = torch.full((2,), -1, dtype=torch.int64).share_memory_()
         self.damaged = torch.zeros(len(self), dtype=torch.int32).share_memory_()  # 1 where damaged
+        if cache_images:
+            self._keep_images(cache_images, cache_gb, cache_folder or tempfile.gettempdir())
+
+    def _keep_images(self, kind: Kind, limit_gb: float | None, folder: str) -> None:
+        """Make the cache, and give it to the transform that reads the images."""
+        readers = [transform for transform in self.pipeline if hasattr(transform, 'use_cache')]
+        if len(readers) != 1:
+            raise OptionError(
+                f'SeededMixDataset: cache_images={kind!r} needs one MosaicAffineMixUp in its pipeline, which reads the '
+                f'images, and there are {len(readers)}: leave it out'
+            )
+        infos = map(self.get_data_info, range(len(self)))
+        sizes = {info['img_path']: (info['width'], info['height']) for info in infos if info.get('width')}
+        if not sizes:
+            raise OptionError('SeededMixDataset: cache_images needs the width and height of each image in the dataset')
+        is_local = readers[0].backend_args is None and not any('://' in path for path in sizes)
+        plan = CachePlan(list(sizes), list(sizes.values()), readers[0].img_scale, readers[0].enlargement)
+        readers[0].use_cache(ImageCache(kind, plan, limit_gb, folder, is_local))
 
     def set_epoch(self, seed: int, epoch: int) -> None:
         """Seed the samples from now on, in all worker processes."""

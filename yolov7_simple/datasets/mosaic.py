@@ -5,6 +5,7 @@ Coordinates and matrices are as in :mod:`.geometry`. N boxes.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from typing import Annotated
@@ -15,6 +16,7 @@ import torch
 from mmcv.transforms import BaseTransform
 from mmdet.registry import TRANSFORMS
 from mmdet.structures.bbox import HorizontalBoxes
+from mmengine.logging import print_log
 from numpy.typing import NDArray
 
 from ..utils.options import AtLeast0, Count, CountOr0, OptionError, Range, Share, checked_options
@@ -31,7 +33,8 @@ from .geometry import (
     translation,
     zoom,
 )
-from .loading import REDUCED_FLAGS, decode_image
+from .image_cache import ImageCache, ImageReader
+from .loading import Decoded
 
 Place = Callable[[NDArray], NDArray]
 Part = tuple[NDArray, NDArray, NDArray]
@@ -40,32 +43,30 @@ Part = tuple[NDArray, NDArray, NDArray]
 class Source:
     """An image that goes into a sample: its path, its boxes, and its pixels once they are needed.
 
+    Args:
+        results: Of the dataset.
+        reader: For the images of this sample.
+
     Attributes:
         size: Width and height, as annotated until the file shows another size; None if not annotated.
         boxes, labels, ignored: (N, 4) xyxy, (N,) and (N,).
-        pixels: (height, width, 3), the image at 1 / ``reduction`` of its size, or None.
+        image: What was decoded, or None.
     """
 
-    def __init__(self, results: dict) -> None:
+    def __init__(self, results: dict, reader: ImageReader) -> None:
+        self._reader = reader
         self.path = results['img_path']
         size = (results.get('width'), results.get('height'))
         self.size = np.array(size) if all(size) else None
         self.boxes = np.asarray(getattr(results['gt_bboxes'], 'tensor', results['gt_bboxes']))
         self.labels = results['gt_bboxes_labels']
         self.ignored = results['gt_ignore_flags']
-        self.pixels: NDArray | None = None
-        self.reduction = 1
+        self.image: Decoded | None = None
 
-    def read(self, scale: float, backend_args: dict | None) -> None:
-        """Decode the image, at the smallest size that is not below its size when scaled by ``scale``."""
-        self.reduction = max(d for d in REDUCED_FLAGS if d == 1 or scale * d <= 1)
-        self.pixels = decode_image(self.path, self.reduction, backend_args)
-        found = np.array(self.pixels.shape[1::-1])
-        if self.size is None or (found != -(-self.size // self.reduction)).any():
-            # The annotated size is wrong: the file decides.
-            if self.reduction > 1:
-                self.pixels, self.reduction = decode_image(self.path, 1, backend_args), 1
-            self.size = np.array(self.pixels.shape[1::-1])
+    def read(self, scale_of: Callable[[NDArray], float]) -> None:
+        """Read the image, as :meth:`ImageReader.read`; its size is then that of the file."""
+        self.image = self._reader.read(self.path, self.size, scale_of)
+        self.size = self.image.size
 
 
 @TRANSFORMS.register_module()
@@ -96,14 +97,11 @@ class MosaicAffineMixUp(BaseTransform):
         flip_prob: Probability that the output is flipped left and right.
         min_bbox_size: Boxes with a side of fewer pixels are dropped, on the canvas and in the output.
         pad_val: Value of the pixels that no source covers.
-        max_cached_images: If 0, each source is drawn from the whole dataset. Otherwise each worker caches this many
-            decoded images and draws all sources but the first from them; an image stays for as many samples on
-            average. An image takes 0.9 MB on COCO, and at most 12 bytes for each pixel of the output. Samples then
-            depend on the number of workers.
+        max_cached_images: Of configs of before, and without effect: see ``cache_images`` of the dataset.
         backend_args: Options of mmengine's file backend.
 
     Raises:
-        ValueError: A range that is empty or does not begin above 0, a probability outside of [0, 1], or a tiny cache.
+        ValueError: A range that is empty or does not begin above 0, or a probability outside of [0, 1].
     """
 
     def __init__(
@@ -129,9 +127,12 @@ class MosaicAffineMixUp(BaseTransform):
         }.items():
             if not 0 < low <= high:
                 raise OptionError(f'MosaicAffineMixUp: {name} must be above 0 and rise, got {(low, high)}')
-        if 0 < max_cached_images < 5:
-            raise OptionError(
-                f'MosaicAffineMixUp: max_cached_images must be 0 or at least the 5 of a sample, got {max_cached_images}'
+        if max_cached_images:
+            print_log(
+                'MosaicAffineMixUp: max_cached_images has no effect any more; train_dataloader.dataset.cache_images=ram is '
+                'as fast, and draws from the whole dataset',
+                'current',
+                level=logging.WARNING,
             )
         self.img_scale = np.array(img_scale)
         self.center_ratio_range = center_ratio_range
@@ -144,9 +145,8 @@ class MosaicAffineMixUp(BaseTransform):
         self.flip_prob = flip_prob
         self.min_bbox_size = min_bbox_size
         self.pad_val = pad_val
-        self.max_cached_images = max_cached_images
         self.backend_args = backend_args
-        self._cache: list[Source] = []
+        self._image_cache: ImageCache | None = None
         # In shared memory, so that persistent workers see it change.
         self._closed = torch.zeros(1, dtype=torch.bool).share_memory_()
 
@@ -159,25 +159,33 @@ class MosaicAffineMixUp(BaseTransform):
         """Whether mosaic, affine and mixup are off."""
         return bool(self._closed)
 
+    @property
+    def enlargement(self) -> float:
+        """By how much a letterboxed image is enlarged at most."""
+        shear = math.tan(math.radians(self.max_shear_degree))
+        return max(self.scaling_ratio_range[1] * math.hypot(1, shear), self.mixup_ratio_range[1], 1)
+
+    def use_cache(self, cache: ImageCache) -> None:
+        """Keep decoded images in a cache from now on."""
+        self._image_cache = cache
+
     def get_indexes(self, dataset: Sequence) -> list[int]:
-        """Draw the other sources, three for the mosaic and perhaps one to mix in; none once the cache has them."""
-        if self.closed or self._cache_is_full():
+        """Draw the other sources, three for the mosaic and perhaps one to mix in."""
+        if self.closed:
             return []
-        return np.random.randint(0, len(dataset), self._draw_num_sources() - 1).tolist()
+        return np.random.randint(0, len(dataset), 3 + (np.random.uniform() < self.mixup_prob)).tolist()
 
     def transform(self, results: dict) -> dict:
         """Make the sample."""
         if 'gt_masks' in results:
             raise OptionError('MosaicAffineMixUp moves boxes, not masks: set with_mask=False in LoadAnnotations')
-        sources = [Source(results), *map(Source, results.pop('mix_results', []))]
+        reader = ImageReader(self.backend_args, self._image_cache)
+        sources = [Source(source, reader) for source in (results, *results.pop('mix_results', []))]
         flip = np.random.uniform() < self.flip_prob
         if self.closed:
-            self._cache.clear()
             image, part, results['content_shape'] = self._letterbox(sources[0], flip)
             parts = [part]
         else:
-            if self.max_cached_images:
-                sources = self._swap_with_cache(sources)
             if len(sources) < 4:
                 raise OptionError('MosaicAffineMixUp needs other images: wrap the dataset in SeededMixDataset')
             flip_matrix = mirror(self.img_scale[0]) if flip else np.eye(3)
@@ -193,28 +201,6 @@ class MosaicAffineMixUp(BaseTransform):
         results['gt_bboxes_labels'] = labels
         results['gt_ignore_flags'] = ignored
         return results
-
-    def _draw_num_sources(self) -> int:
-        return 4 + (np.random.uniform() < self.mixup_prob)
-
-    def _cache_is_full(self) -> bool:
-        return 0 < self.max_cached_images <= len(self._cache)
-
-    def _swap_with_cache(self, sources: list[Source]) -> list[Source]:
-        """Put the sources that came from the dataset into the cache, and draw missing ones from it."""
-        for source in sources:
-            # Letterbox size is enough: the original's mosaic, too, enlarges sources from that size.
-            source.read(min(self.img_scale / source.size) if source.size is not None else 1, self.backend_args)
-            if self._cache_is_full():
-                self._cache[np.random.randint(len(self._cache))] = source
-            else:
-                self._cache.append(source)
-        if len(sources) > 1:  # the cache was not full
-            return sources
-        return [
-            *sources,
-            *(self._cache[np.random.randint(len(self._cache))] for _ in range(self._draw_num_sources() - 1)),
-        ]
 
     def _draw_affine(self) -> NDArray:
         """Draw the matrix from mosaic to output, which centres, rotates and scales, shears and moves."""
@@ -287,8 +273,12 @@ class MosaicAffineMixUp(BaseTransform):
         Returns:
             Boxes (N, 4), clipped to the image, labels (N,), and ignore flags (N,).
         """
+
+        def scale_of(size: NDArray) -> float:
+            return zoom(to_output @ place(size))
+
         if source.size is None:
-            source.read(1, self.backend_args)
+            source.read(scale_of)
         size = source.size
         to_frame = place(size)
         matrix = to_output @ to_frame
@@ -298,12 +288,13 @@ class MosaicAffineMixUp(BaseTransform):
         left, top, right, bottom = math.floor(area[0]), math.floor(area[1]), math.ceil(area[2]), math.ceil(area[3])
         seen = transform_box(inverse(matrix), (left, top, right, bottom))
         if left < right and top < bottom and have_overlap(seen, inside):
-            if source.pixels is None:
-                source.read(zoom(matrix), self.backend_args)
+            if source.image is None:
+                source.read(scale_of)
                 if (source.size != size).any():
                     return self._add_source(image, source, place, extent, to_output)
             target = image[top:bottom, left:right]
-            draw(source.pixels, source.reduction, inside, seen, translation(-left, -top) @ matrix, target)
+            image = source.image
+            draw(image.pixels, image.reduction, inside, seen, translation(-left, -top) @ matrix, target)
 
         framed = clip_boxes(transform_boxes(to_frame, source.boxes), extent)
         boxes = clip_boxes(transform_boxes(to_output, framed), self.img_scale)

@@ -11,7 +11,7 @@ import inspect
 import math
 import types
 from collections.abc import Sequence
-from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ..runtime.errors import UserError
 
@@ -48,6 +48,8 @@ def fits(value: Any, hint: Any) -> bool:
         return fits(value, args[0]) and all(low <= value <= high for low, high in hint.__metadata__)
     if origin in (Union, types.UnionType):
         return any(fits(value, arg) for arg in args)
+    if origin is Literal:
+        return value in args
     if origin in SEQUENCES:
         if not isinstance(value, (list, tuple)):
             return False
@@ -68,6 +70,8 @@ def describe_type(hint: Any) -> str:
         return f'{describe_type(args[0])}, {hint.__metadata__[0]}'
     if origin in (Union, types.UnionType):
         return ' or '.join(map(describe_type, args))
+    if origin is Literal:
+        return ' or '.join(map(repr, args))
     if origin is tuple and args[-1] is not Ellipsis:
         return f'({", ".join(map(describe_type, args))})'
     if origin in SEQUENCES:

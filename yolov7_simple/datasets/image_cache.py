@@ -1,0 +1,287 @@
+"""Decoded training images, kept for all processes of a machine: each is decoded once for all epochs.
+
+The pixels lie in one file that all processes map: anonymous memory for ``'ram'``, an unlinked file for ``'disk'``. The
+system takes both back when the last process ends, however it ends. All room is reserved before training. A slot for
+each image, and each fraction of its size that training asks for, holds what :func:`.loading.decode_image` returns, so
+samples are the same with the cache and without. Only pixels above the largest size that training asks for are shrunk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import mmap
+import os
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import cv2
+import numpy as np
+from mmengine.logging import print_log
+from numpy.typing import NDArray
+
+from ..utils.options import OptionError
+from ..utils.shared_files import GB, free_bytes, locked, reserved_file, shared_path
+from .loading import REDUCED_FLAGS, Decoded, decode, read_file
+
+Kind = Literal['ram', 'disk']
+MAX_SHARE = {'ram': 0.5, 'disk': 0.9}  # of what is free, where no limit is set
+REDUCTIONS = np.array(sorted(REDUCED_FLAGS))
+RECORD = np.dtype([('version', '<i8'), ('turned', '<i8')])
+DIGEST_BYTES = 32
+HEAD_BYTES = DIGEST_BYTES + 8  # the digest of the plan, and the number of images that fit
+ALIGNMENT = 64
+
+
+class CachePlan:
+    """Which images have a slot, for which fractions of their sizes, and where.
+
+    Args:
+        paths: Path of each image; the same one may come again.
+        sizes: (N, 2), width and height of each.
+        frame: Width and height that images are letterboxed into.
+        enlargement: By how much training enlarges a letterboxed image at most.
+    """
+
+    def __init__(self, paths: Sequence[str], sizes: NDArray, frame: tuple[int, int], enlargement: float) -> None:
+        keys, first = np.unique([path_key(path) for path in paths], return_index=True)
+        self.keys = keys
+        self.order = np.argsort(np.argsort(first))  # of each key; images keep the order of the dataset
+        self.sizes = np.asarray(sizes, np.int64)[np.sort(first)]
+        self.is_square = frame[0] == frame[1]
+        zoom = np.minimum(1, (np.array(frame) / self.sizes).min(1) * enlargement)[:, None]
+        finest = REDUCTIONS[(zoom * REDUCTIONS <= 1).sum(1) - 1]  # as :meth:`Source.read` chooses it
+        self.reduced = -(-self.sizes[:, None] // REDUCTIONS[:, None])  # (N, levels, 2)
+        # Shrunk to the largest size that is asked for.
+        self.room = np.minimum(self.reduced, np.ceil(self.sizes * zoom - 1e-6).astype(np.int64)[:, None])
+        self.room[finest[:, None] > REDUCTIONS] = 0
+        num_bytes = -(-3 * self.room.prod(2) // ALIGNMENT) * ALIGNMENT
+        self.pixels_at = -(-(HEAD_BYTES + RECORD.itemsize * num_bytes.size) // mmap.PAGESIZE) * mmap.PAGESIZE
+        ends = self.pixels_at + np.cumsum(num_bytes).reshape(num_bytes.shape)
+        self.starts, self.ends = ends - num_bytes, ends[:, -1]
+        what = (keys, first, self.sizes, np.array([*frame, enlargement, self.pixels_at]))
+        self.digest = hashlib.blake2b(b''.join(part.tobytes() for part in what), digest_size=DIGEST_BYTES).digest()
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def num_bytes(self, num_images: int) -> int:
+        """Size of the file with the first images."""
+        return int(self.ends[num_images - 1]) if num_images else self.pixels_at
+
+    def num_within(self, num_bytes: float) -> int:
+        """How many images fit into a file of this size."""
+        return int(np.searchsorted(self.ends, num_bytes, 'right'))
+
+    def find(self, path: str) -> int:
+        """Number of an image, or -1."""
+        key = path_key(path)
+        i = int(np.searchsorted(self.keys, key))
+        return int(self.order[i]) if i < len(self) and self.keys[i] == key else -1
+
+
+class ImageCache:
+    """Decoded images in a file that all processes of a machine map; see the module.
+
+    Pickled, it holds the path of that file, so processes that are not forked map it too. All ranks of a machine use the
+    file of the first one.
+
+    Args:
+        kind: ``'ram'`` or ``'disk'``.
+        plan: Of the images.
+        limit_gb: Size that it may have, in GiB; None: half of the free memory, or nine tenths of the free disk.
+        folder: For ``'disk'``.
+        is_local: Whether the images are files, so that a change is noticed.
+
+    Raises:
+        OptionError: There is not the room that was asked for.
+    """
+
+    def __init__(self, kind: Kind, plan: CachePlan, limit_gb: float | None, folder: str, is_local: bool = True) -> None:
+        self.plan = plan
+        self.is_local = is_local
+        self._path = shared_path(plan.digest.hex(), lambda: self._make(kind, limit_gb, folder), self._is_right)
+        self._map()
+
+    def __getstate__(self) -> dict:
+        return {name: self.__dict__[name] for name in ('plan', 'is_local', '_path')}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._map()
+
+    def _make(self, kind: Kind, limit_gb: float | None, folder: str) -> str:
+        """Make the file, with all its room, and tell the plan; return a path that other processes can open."""
+        place = 'memory' if kind == 'ram' else f'disk ({folder})'
+        advice = 'Set cache_gb to less, or cache_images to ' + ("'disk' or None" if kind == 'ram' else 'None')
+        if kind == 'disk':
+            advice += ', or cache_folder to a folder on another disk'
+        free, total = free_bytes(None if kind == 'ram' else folder), self.plan.num_bytes(len(self.plan))
+        limit = MAX_SHARE[kind] * free if limit_gb is None else limit_gb * GB
+        num_images = self.plan.num_within(limit)
+        num_bytes = self.plan.num_bytes(num_images)
+        problem = f'cache_images={kind!r}: {num_bytes / GB:.2f} GB are wanted of the {place}'
+        if num_bytes > free:
+            raise OptionError(f'{problem}, and {free / GB:.2f} GB are free. {advice}')
+        try:
+            file, path = reserved_file(num_bytes, None if kind == 'ram' else folder)
+        except OSError as error:
+            raise OptionError(f'{problem}: {error.strerror or error}. {advice}') from error
+        weakref.finalize(self, os.close, file)
+        os.pwrite(file, self.plan.digest + num_images.to_bytes(8, 'little'), 0)
+        note = f'{num_images} of {len(self.plan)} images are kept decoded, in {num_bytes / GB:.2f} GB of the {place}'
+        if num_images < len(self.plan):
+            bound = f'{MAX_SHARE[kind]:.0%} of the {free / GB:.2f} GB that are free' if limit_gb is None else 'cache_gb'
+            note += f'; the others do not fit into {bound} (all take {total / GB:.2f} GB), and are decoded when needed'
+        print_log(note, 'current')
+        return path
+
+    def _is_right(self, path: str) -> bool:
+        try:
+            with open(path, 'rb') as file:
+                return file.read(DIGEST_BYTES) == self.plan.digest
+        except OSError:
+            return False
+
+    def _map(self) -> None:
+        self._file = os.open(self._path, os.O_RDWR)
+        weakref.finalize(self, os.close, self._file)
+        self.num_images = int.from_bytes(os.pread(self._file, HEAD_BYTES, 0)[DIGEST_BYTES:], 'little')
+        self._bytes = np.frombuffer(mmap.mmap(self._file, os.fstat(self._file).st_size), np.uint8)
+        shape = self.plan.starts.shape
+        records = self._bytes[HEAD_BYTES : HEAD_BYTES + RECORD.itemsize * math.prod(shape)]
+        self._records = records.view(RECORD).reshape(shape)
+
+    def version(self, path: str) -> int | None:
+        """Tell a file from what it was before; None if there is none."""
+        if not self.is_local:
+            return 1
+        try:
+            status = os.stat(path)
+        except OSError:
+            return None
+        return hash((status.st_mtime_ns, status.st_size, status.st_ino)) or 1
+
+    def get(self, path: str, reduction: int) -> Decoded | None:
+        """Look an image up.
+
+        Args:
+            path: Path of the file, as in the plan.
+            reduction: The image at 1 / reduction of its size.
+
+        Returns:
+            None if it is not there, or if its file has changed. Its pixels are read-only.
+        """
+        slot = self._slot(path, reduction)
+        version = slot and int(self._records['version'][slot])
+        if not version or version != self.version(path):
+            return None
+        is_turned = bool(self._records['turned'][slot])
+        return self._decoded(self._pixels(slot, is_turned), slot, is_turned)
+
+    def put(self, path: str, reduction: int, image: Decoded, version: int | None) -> Decoded:
+        """Keep an image, if it has a slot.
+
+        Args:
+            path: Path of the file, as in the plan.
+            reduction: As in :meth:`get`.
+            image: What was decoded.
+            version: Of the file, before it was read.
+
+        Returns:
+            What later calls of :meth:`get` return, so that a sample does not depend on what is kept already.
+        """
+        slot = self._slot(path, reduction)
+        if slot is None:
+            return image
+        size = self.plan.sizes[slot[0]]
+        is_turned = self.plan.is_square and (image.size == size[::-1]).all() and size[0] != size[1]
+        if not is_turned and (image.size != size).any():
+            return image  # annotated with another size: there is no room for it
+        width, height = self.plan.room[slot][:: -1 if is_turned else 1].tolist()
+        pixels = image.pixels
+        if pixels.shape[:2] != (height, width):
+            pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+        with locked(self._file, slot[0] * len(REDUCTIONS) + slot[1]):
+            # Two processes may have decoded the image, or two versions of it: the one that is on the disk now is kept.
+            if version is not None and version == self.version(path) != self._records['version'][slot]:
+                self._records['version'][slot] = 0
+                self._pixels(slot, is_turned, writeable=True)[:] = pixels
+                self._records['turned'][slot] = is_turned
+                self._records['version'][slot] = version
+        return self._decoded(pixels, slot, is_turned)
+
+    def _slot(self, path: str, reduction: int) -> tuple[int, int] | None:
+        image, level = self.plan.find(path), reduction.bit_length() - 1
+        return (image, level) if 0 <= image < self.num_images and self.plan.room[image, level, 0] else None
+
+    def _pixels(self, slot: tuple[int, int], is_turned: bool, writeable: bool = False) -> NDArray:
+        width, height = self.plan.room[slot][:: -1 if is_turned else 1].tolist()
+        start = int(self.plan.starts[slot])
+        pixels = self._bytes[start : start + 3 * width * height].reshape(height, width, 3)
+        pixels.flags.writeable = writeable
+        return pixels
+
+    def _decoded(self, pixels: NDArray, slot: tuple[int, int], is_turned: bool) -> Decoded:
+        turn = slice(None, None, -1 if is_turned else 1)
+        reduction = REDUCTIONS[slot[1]] * self.plan.reduced[slot] / self.plan.room[slot]
+        return Decoded(pixels, tuple(reduction[turn].tolist()), self.plan.sizes[slot[0]][turn])
+
+
+class ImageReader:
+    """Reads the images of one sample, each once, from the cache or from its file.
+
+    Args:
+        backend_args: Options of mmengine's file backend.
+        cache: Of this dataset, if it has one.
+    """
+
+    def __init__(self, backend_args: dict | None, cache: ImageCache | None) -> None:
+        self._backend_args = backend_args
+        self._cache = cache
+        self._images: dict[tuple[str, int], Decoded] = {}
+
+    def read(self, path: str, size: NDArray | None, scale_of: Callable[[NDArray], float]) -> Decoded:
+        """Read an image, at the smallest size that is not below its final one.
+
+        Args:
+            path: Path of the file.
+            size: Width and height, as annotated; the file may have another one.
+            scale_of: Size of the image -> by how much it is scaled in the end.
+
+        Raises:
+            DamagedImageError: No image can be read from the file.
+        """
+        image = size is not None and self._find(path, fitting_reduction(scale_of(size)))
+        return image or self._read_file(path, size, scale_of)
+
+    def _find(self, path: str, reduction: int) -> Decoded | None:
+        image = self._images.get((path, reduction))
+        return self._cache.get(path, reduction) if image is None and self._cache else image
+
+    def _read_file(self, path: str, size: NDArray | None, scale_of: Callable[[NDArray], float]) -> Decoded:
+        version = self._cache and self._cache.version(path)
+        content, found = read_file(path, self._backend_args)
+        size = np.array(found) if found else size
+        reduction = 1 if size is None else fitting_reduction(scale_of(size))
+        pixels = decode(content, path, reduction)
+        if size is None or pixels.shape[1::-1] != tuple(-(-size // reduction)):
+            # A header that says something else than the decoder: the decoder decides.
+            pixels, reduction = (pixels if reduction == 1 else decode(content, path, 1)), 1
+            size = np.array(pixels.shape[1::-1])
+        image = Decoded(pixels, (reduction, reduction), size)
+        if self._cache:
+            image = self._cache.put(path, reduction, image, version)
+        self._images[path, reduction] = image
+        return image
+
+
+def fitting_reduction(scale: float) -> int:
+    """Largest reduction of an image that will be scaled by ``scale`` which does not make it smaller than that."""
+    return max(d for d in REDUCED_FLAGS if d == 1 or scale * d <= 1)
+
+
+def path_key(path: str) -> int:
+    """Key of a path, in 64 bits: a table of texts would be copied by each worker."""
+    return int.from_bytes(hashlib.blake2b(os.fsencode(path), digest_size=8).digest(), 'little', signed=True)
