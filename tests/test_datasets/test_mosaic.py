@@ -20,9 +20,9 @@ from mmengine.structures import InstanceData
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from yolov7_simple.datasets import geometry
+from yolov7_simple.datasets import geometry, image_cache
 from yolov7_simple.datasets import mosaic as ours
-from yolov7_simple.datasets.loading import CheckImageFile, decode_image
+from yolov7_simple.datasets.loading import CheckImageFile, decode, decode_image
 from yolov7_simple.datasets.mosaic import MosaicAffineMixUp, RandomHSVGain
 from yolov7_simple.models.multi_scale import BatchMultiScale
 from yolov7_simple.runtime.errors import DamagedImageError
@@ -76,7 +76,6 @@ MODES = {
     'upright': dict(max_rotate_degree=0.0, max_shear_degree=0.0),
     'mixup': dict(),
     'closed': dict(),
-    'cached': dict(center_ratio_range=(1, 1), max_cached_images=6),
 }
 
 
@@ -97,9 +96,7 @@ def test_boxes_sit_on_their_pixels(rectangles, mode, img_scale):
         assert (boxes >= 0).all() and (boxes <= np.tile(img_scale, 2)).all() and (boxes[:, 2:] > boxes[:, :2]).all()
         for box, label in zip(boxes, result['gt_bboxes_labels']):
             at_border = (box[:2] < 1).any() or (box[2:] > np.array(img_scale) - 1).any()
-            if min(box[2:] - box[:2]) < 4 or (mode in ('turned', 'cached') and at_border):
-                continue
-            if mode == 'cached' and (result['gt_bboxes_labels'] == label).sum() > 1:
+            if min(box[2:] - box[:2]) < 4 or (mode == 'turned' and at_border):
                 continue
             ys, xs = np.nonzero(image[..., label] > (63 if mode == 'mixup' else 127))
             assert len(xs), f'no pixel of the box {box}'
@@ -218,7 +215,9 @@ def test_reduced_pixels_are_means_of_squares(tmp_path, suffix, reduction):
 def test_sources_are_decoded_only_if_seen_and_only_as_large_as_needed(rectangles, monkeypatch):
     reads = []
     monkeypatch.setattr(
-        ours, 'decode_image', lambda path, reduction, _: reads.append(reduction) or decode_image(path, reduction)
+        image_cache,
+        'decode',
+        lambda content, path, reduction: reads.append(reduction) or decode(content, path, reduction),
     )
     for scale, expected in ((2.0, lambda: len(reads) < 400 and set(reads) == {1}), (0.25, lambda: max(reads) == 4)):
         reads.clear()
@@ -228,25 +227,14 @@ def test_sources_are_decoded_only_if_seen_and_only_as_large_as_needed(rectangles
         assert expected(), (scale, len(reads), set(reads))
 
 
-def test_cache_is_bounded_and_not_changed_by_samples(rectangles):
-    transform = MosaicAffineMixUp((160, 160), max_cached_images=7)
-    # Only images with a correctly annotated size, since others are decoded at full size.
-    dataset = [info(*sources[i]) for sources in rectangles.values() for i in (0, 1, 3, 4)]
-    seen = set()
-    for i in range(40):
-        indexes = transform.get_indexes(dataset)
-        assert bool(indexes) == (i * 5 < 7)  # full after two samples
-        before = {id(source): source.pixels.copy() for source in transform._cache}
-        transform.transform(dict(dataset[i % 16], mix_results=[dataset[j] for j in indexes]))
-        for source in transform._cache:
-            np.testing.assert_array_equal(source.pixels, before.get(id(source), source.pixels))
-            assert max(source.pixels.shape[:2]) < 2 * 160
-        seen.update(source.path for source in transform._cache)
-    assert len(transform._cache) == 7
-    assert len(seen) == 16
-    transform.close()
-    transform.transform(dict(dataset[0]))
-    assert not transform._cache
+def test_a_config_of_before_with_a_cache_of_the_transform_goes_on(rectangles, monkeypatch):
+    notes = []
+    monkeypatch.setattr(ours, 'print_log', lambda text, *_, **__: notes.append(text))
+    for count in (0, 40):
+        transform = MosaicAffineMixUp((160, 160), max_cached_images=count)
+        sources = [info(*rectangles[label][0]) for label in range(4)]
+        assert transform.transform(dict(sources[0], mix_results=sources[1:]))['img'].shape == (160, 160, 3)
+    assert len(notes) == 1 and 'cache_images=ram' in notes[0]
 
 
 @pytest.mark.parametrize(
@@ -258,7 +246,6 @@ def test_cache_is_bounded_and_not_changed_by_samples(rectangles):
         dict(center_ratio_range=(-0.5, 1.5)),
         dict(mixup_prob=1.5),
         dict(flip_prob=-0.1),
-        dict(max_cached_images=3),
     ],
 )
 def test_mistakes_in_the_config_are_named(arguments):
@@ -530,15 +517,14 @@ def statistics_of(dataset, num_samples):
 
 
 @pytest.mark.skipif(not COCO_MINI.is_dir(), reason=f'needs the images in {COCO_MINI}, which is absent')
-@pytest.mark.parametrize('max_cached_images', [0, 40])
-def test_samples_are_distributed_as_those_of_mmdet(max_cached_images, mmdet_statistics):
+def test_samples_are_distributed_as_those_of_mmdet(mmdet_statistics):
     """Means differ by at most 3 standard errors and, for what the interpolation changes, 5%."""
     dataset = DATASETS.build(
         coco_mini(
             'SeededMixDataset',
             [LOADER],
             [
-                dict(type='MosaicAffineMixUp', img_scale=(320, 320), max_cached_images=max_cached_images),
+                dict(type='MosaicAffineMixUp', img_scale=(320, 320)),
                 dict(type='PackDetInputs'),
             ],
         )
