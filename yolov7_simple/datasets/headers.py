@@ -20,6 +20,10 @@ from ..runtime.images import MAX_RATIO
 # It is checked here too, since other packages (SAHI for one) remove Pillow's limit for the whole process.
 MAX_PIXELS = 178_956_970
 EXIF_ORIENTATION = 0x0112
+# Markers of a JPEG file that give its size: C0 to CF without tables (C4, CC) and a reserved one (C8). The others begin
+# segments that say how long they are.
+FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+SEGMENTS = frozenset((*range(0xC0, 0xD0), *range(0xDB, 0xFF)))
 NUM_THREADS = 4  # that read headers: they wait for the disk
 CHUNK = 32  # headers that a thread reads at once
 # A progress bar on a terminal alone, and not before a second is over.
@@ -47,24 +51,59 @@ def read_header(path: str, content: bytes | None = None) -> Header | None:
     Raises:
         DamagedImageError: Its header claims absurd dimensions.
     """
-    absurd = DamagedImageError(path, f'claims to have more than {MAX_PIXELS / 1e6:.0f} million pixels')
     try:
         with Image.open(path if content is None else io.BytesIO(content)) as image:
             width, height = image.size
             # Pillow decodes a whole PNG file in search of an EXIF tag that is not there.
             orientation = image.getexif().get(EXIF_ORIENTATION, 1) if 'exif' in image.info else 1
     except Image.DecompressionBombError:
-        raise absurd from None
+        raise _too_many_pixels(path) from None
     except Exception:  # whatever damaged bytes make Pillow do
         return None
     orientation = orientation if orientation in range(1, 9) else 1
     if orientation >= 5:
         width, height = height, width
+    _check_size(path, width, height)
+    return Header(width, height, orientation)
+
+
+def check_header(path: str, content: bytes) -> None:
+    """Refuse absurd dimensions as :func:`read_header` does, for JPEG and PNG without Pillow, which takes longer.
+
+    Raises:
+        DamagedImageError: The header claims absurd dimensions.
+    """
+    size = stored_size(content)
+    if size is None:
+        read_header(path, content)
+    else:
+        _check_size(path, *size)
+
+
+def stored_size(content: bytes) -> tuple[int, int] | None:
+    """Width and height of a JPEG or PNG file, not turned by its EXIF tag; None if they are not where they should be."""
+    if content[:2] == b'\xff\xd8':
+        start = 2
+        while start + 9 <= len(content) and content[start] == 0xFF and content[start + 1] in SEGMENTS:
+            if content[start + 1] in FRAMES:
+                height, width = (int.from_bytes(content[i : i + 2], 'big') for i in (start + 5, start + 7))
+                return (width, height) if width and height else None
+            start += 2 + int.from_bytes(content[start + 2 : start + 4], 'big')
+    elif content[:4] == b'\x89PNG' and content[12:16] == b'IHDR':
+        width, height = (int.from_bytes(content[i : i + 4], 'big') for i in (16, 20))
+        return (width, height) if width and height else None
+    return None
+
+
+def _check_size(path: str, width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        raise absurd
+        raise _too_many_pixels(path)
     if max(width, height) > MAX_RATIO * min(width, height):
         raise DamagedImageError(path, f'is {width} x {height} pixels: one side may be {MAX_RATIO} times the other')
-    return Header(width, height, orientation)
+
+
+def _too_many_pixels(path: str) -> DamagedImageError:
+    return DamagedImageError(path, f'claims to have more than {MAX_PIXELS / 1e6:.0f} million pixels')
 
 
 def image_size(path: str, content: bytes | None = None) -> tuple[int, int] | None:

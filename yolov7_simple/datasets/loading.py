@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..runtime.errors import DamagedImageError
 from ..runtime.images import is_cut_short
 from ..utils.options import checked_options
-from .headers import image_size
+from .headers import check_header
 
 # JPEG can be decoded at these fractions of its size, which is faster.
 REDUCED_FLAGS = {
@@ -35,7 +35,7 @@ def read_file(path: str, backend_args: dict | None) -> bytes:
         raise DamagedImageError(path, f'cannot be read: {error.strerror or error}') from error
     if is_cut_short(data) or not data:
         raise DamagedImageError(path, f'is cut short after {len(data)} bytes')
-    image_size(path, data)
+    check_header(path, data)
     return data
 
 
