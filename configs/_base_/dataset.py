@@ -15,7 +15,6 @@ train_pipeline = [
         scaling_ratio_range=(0.1, 2.0),
         mixup_ratio_range=(0.5, 1.5),
         flip_prob=0.5,
-        max_cached_images=0,  # each source is drawn from the whole dataset
         backend_args=backend_args,
     ),
     dict(type='RandomHSVGain', hue=0.015, saturation=0.7, value=0.4),

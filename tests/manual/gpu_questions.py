@@ -548,12 +548,13 @@ def waiting_for_data(ask: Asked) -> Rows:
     """Images a second of Tiny with its own data path, by workers and cache."""
     data = make_set(ask.folder / 'data', 8 if ask.smoke else 1600, (96, 64) if ask.smoke else (640, 480))
     yield 'cores', str(len(os.sched_getaffinity(0)))
-    for workers, cache in ((0, 0),) if ask.smoke else ((4, 0), (8, 0), (16, 0), (8, 40), (16, 40)):
+    ask_of = ((4, None), (8, None), (16, None), (4, 'ram'), (8, 'ram'), (16, 'ram'), (8, 'disk'))
+    for workers, cache in ((0, 'ram'),) if ask.smoke else ask_of:
         options = {'num_workers': workers, 'persistent_workers': workers > 0}
-        options['dataset.pipeline.0.max_cached_images'] = cache
+        options['dataset.cache_images'] = cache
         options = {f'train_dataloader.{key}': value for key, value in options.items()}
         times = train(ask, 'Tiny', 60, options, data=data)
-        yield f'{workers} workers, cache of {cache}', describe(times, 2 if ask.smoke else 16)
+        yield f'{workers} workers, cache: {cache}', describe(times, 2 if ask.smoke else 16)
 
 
 @question(300)

@@ -89,10 +89,13 @@ def cache_of(dataset):
 @pytest.fixture
 def decoded(monkeypatch):
     """Names of the files that are decoded from now on."""
-    names, decode = [], image_cache.decode
-    monkeypatch.setattr(
-        image_cache, 'decode', lambda content, path, d: names.append((Path(path).name, d)) or decode(content, path, d)
-    )
+    names, decode = [], image_cache.decode_content
+
+    def noted(content, path, reduction):
+        names.append((Path(path).name, reduction))
+        return decode(content, path, reduction)
+
+    monkeypatch.setattr(image_cache, 'decode_content', noted)
     return names
 
 
@@ -263,7 +266,7 @@ import numpy as np
 from yolov7_simple.datasets.image_cache import CachePlan, ImageCache
 plan = CachePlan([str(i) for i in range(50)], np.full((50, 2), 600), (640, 640), 1.0)
 cache = ImageCache({kind!r}, plan, None, {folder!r})
-print(cache._path, flush=True)
+print(cache.path, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -321,7 +324,7 @@ def test_pixels_of_the_cache_cannot_be_written(mixed):
 def attach(build, queue, barrier):
     shared_files.get_world_size = lambda: 2
     cache = cache_of(build((0.1, 3.2), cache_images='ram'))
-    queue.put((os.getpid(), cache._path))
+    queue.put((os.getpid(), cache.path))
     barrier.wait(60)
 
 

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 
 from yolov7_simple.datasets import geometry, image_cache
 from yolov7_simple.datasets import mosaic as ours
-from yolov7_simple.datasets.loading import CheckImageFile, decode, decode_image
+from yolov7_simple.datasets.loading import CheckImageFile, decode_content, decode_image
 from yolov7_simple.datasets.mosaic import MosaicAffineMixUp, RandomHSVGain
 from yolov7_simple.models.multi_scale import BatchMultiScale
 from yolov7_simple.runtime.errors import DamagedImageError
@@ -216,8 +216,8 @@ def test_sources_are_decoded_only_if_seen_and_only_as_large_as_needed(rectangles
     reads = []
     monkeypatch.setattr(
         image_cache,
-        'decode',
-        lambda content, path, reduction: reads.append(reduction) or decode(content, path, reduction),
+        'decode_content',
+        lambda content, path, reduction: reads.append(reduction) or decode_content(content, path, reduction),
     )
     for scale, expected in ((2.0, lambda: len(reads) < 400 and set(reads) == {1}), (0.25, lambda: max(reads) == 4)):
         reads.clear()

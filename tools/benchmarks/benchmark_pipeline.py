@@ -1,17 +1,20 @@
-"""Time the data paths: mmdet's YOLOX pipeline, mmdet's cached one, and ours, in one run on one core.
+"""Time the data paths: mmdet's YOLOX pipeline, mmdet's cached one, and ours without and with its cache, in one run on one core.
 
     python tools/benchmarks/benchmark_pipeline.py [--data DIR] [--samples 300]
     python tools/benchmarks/benchmark_pipeline.py --memory 20000
+    python tools/benchmarks/benchmark_pipeline.py --photographs 300
     python tools/benchmarks/benchmark_pipeline.py --workers 1 2 4 8 --plot workers.png
 
 The first prints the milliseconds of a training and of a validation sample. The pipelines take turns, so that other
 load on the machine slows all of them alike: quote the ratios. The second prints the memory of a process while it makes
-samples. The third counts samples a second through a loader, and draws them.
+samples, and that of eight workers together with and without the cache. The third does as the first for our path, on
+images of --data that are enlarged to 12 megapixels. The last counts samples a second through a loader, and draws them.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import resource
 import statistics
@@ -19,6 +22,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from yolov7_simple import config_path  # before mmdet: it stands in for missing mmcv ops
 
@@ -34,9 +38,11 @@ from mmengine.dataset import pseudo_collate, worker_init_fn
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from torch.utils.data import DataLoader, Dataset, Sampler
+from tqdm import tqdm
 
 SIZE = (640, 640)
 NUM_NEEDED = 1000  # samples a second: about what eight GPUs that train Tiny ask for
+PHOTOGRAPH = (4000, 3000)
 SECONDS = 15.0  # that samples are counted for
 
 
@@ -44,8 +50,8 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--data', default='data/coco', type=Path, help='COCO in its layout; default: data/coco')
     parser.add_argument('--samples', default=300, type=int, help='of each pipeline; default: 300')
-    parser.add_argument('--max-cached-images', default=40, type=int, help='default: 40')
     parser.add_argument('--memory', metavar='SAMPLES', type=int, help='watch the memory over so many samples instead')
+    parser.add_argument('--photographs', metavar='N', type=int, help='time samples of so many large images instead')
     parser.add_argument('--workers', metavar='N', nargs='+', type=int, help='count samples a second instead')
     parser.add_argument('--plot', type=Path, help='PNG file for --workers')
     args = parser.parse_args()
@@ -94,19 +100,17 @@ def cached_by_mmdet(dataset: dict) -> dict:
 
 
 def training_sets(args: argparse.Namespace) -> dict[str, Dataset]:
-    """Build the four training sets."""
+    """Build the five training sets."""
 
-    def ours(max_cached_images: int) -> dict:
-        dataset = our_config().train_dataloader.dataset
-        (mosaic,) = (step for step in dataset.pipeline if step.type == 'MosaicAffineMixUp')
-        mosaic.max_cached_images = max_cached_images
-        return dataset
+    def ours(cache_images: str | None) -> dict:
+        return dict(our_config().train_dataloader.dataset, cache_images=cache_images)
 
     configs = {
         "mmdet's YOLOX pipeline": mmdet_config().train_dataloader.dataset,
         'mmdet, cached transforms': cached_by_mmdet(mmdet_config().train_dataloader.dataset),
-        'ours': ours(0),
-        f'ours, cache of {args.max_cached_images} images': ours(args.max_cached_images),
+        'ours': ours(None),
+        "ours, cache_images='ram'": ours('ram'),
+        "ours, cache_images='disk'": ours('disk'),
     }
     return {name: build(config, args.data, 'train2017') for name, config in configs.items()}
 
@@ -154,7 +158,7 @@ def compare(args: argparse.Namespace) -> None:
 
 def watch_memory(args: argparse.Namespace) -> None:
     """Print the memory of a process that makes samples as a worker does, without and with the cache."""
-    for name, dataset in list(training_sets(args).items())[2:]:
+    for name, dataset in list(training_sets(args).items())[2:4]:
         print(f'\n{name}: resident MiB after so many samples')
         history = []
         for i in range(1, args.memory + 1):
@@ -165,6 +169,51 @@ def watch_memory(args: argparse.Namespace) -> None:
                 print(f'{i:8d} {history[-1]:8.1f}', flush=True)
         growth = statistics.mean(history[-5:]) - statistics.mean(history[2:7])
         print(f'from samples {3 * args.memory // 20} on it grew by {growth:+.1f} MiB')
+
+
+def watch_workers(args: argparse.Namespace, num_workers: int = 8) -> None:
+    """Print the memory of a loader's processes together, a page that several share counted once."""
+    for name, dataset in list(training_sets(args).items())[2:4]:
+        options = {'num_workers': num_workers, 'persistent_workers': True, 'collate_fn': pseudo_collate}
+        loader = DataLoader(dataset, 8, sampler=Endless(dataset), **options)
+        batches = iter(loader)
+        for _ in range(max(4 * num_workers, len(dataset) // 4)):
+            next(batches)
+        processes = [os.getpid(), *(worker.pid for worker in batches._workers)]
+        total = sum(proportional_memory(process) for process in processes)
+        cache = dataset.pipeline[0]._image_cache
+        size = cache.plan.num_bytes(cache.num_images) if cache else 0
+        print(f'{name}: {num_workers} workers and trainer {total:.0f} MiB together; cache {size / 2**20:.0f} MiB')
+
+
+def proportional_memory(process: int) -> float:
+    """MiB of a process, its share of pages that others have too."""
+    lines = Path(f'/proc/{process}/smaps_rollup').read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith('Pss:')) / 1024
+
+
+def compare_photographs(args: argparse.Namespace) -> None:
+    """Time training samples of large images, made from those of --data."""
+    content = json.loads((args.data / 'annotations/instances_train2017.json').read_text())
+    sources, images = content['images'], []
+    with TemporaryDirectory() as folder:
+        data = Path(folder)
+        for name in ('train2017', 'annotations'):
+            (data / name).mkdir()
+        for i in tqdm(range(args.photographs), 'Photographs', disable=None):
+            pixels = cv2.imread(str(args.data / 'train2017' / sources[i % len(sources)]['file_name']))
+            cv2.imwrite(f'{data}/train2017/{i}.jpg', cv2.resize(pixels, PHOTOGRAPH, interpolation=cv2.INTER_CUBIC))
+            images.append(dict(id=i, file_name=f'{i}.jpg', width=PHOTOGRAPH[0], height=PHOTOGRAPH[1]))
+        box = dict(bbox=[500, 500, 900, 900], area=810_000, iscrowd=0, category_id=content['categories'][0]['id'])
+        content.update(images=images, annotations=[dict(box, id=i, image_id=i) for i in range(len(images))])
+        (data / 'annotations/instances_train2017.json').write_text(json.dumps(content))
+        args.data = data
+        sets = dict(list(training_sets(args).items())[2:])
+        for dataset in list(sets.values())[1:]:
+            for info in tqdm(range(len(dataset)), 'Warm-up', disable=None):
+                dataset[info]
+        times = time_interleaved(sets, args.samples)
+        print_times(f'Training samples at {SIZE[0]} of {len(images)} photographs of 12 megapixels, one core', times)
 
 
 class Endless(Sampler):
@@ -235,6 +284,9 @@ def main() -> None:
     torch.set_num_threads(1)
     if args.memory:
         watch_memory(args)
+        watch_workers(args)
+    elif args.photographs:
+        compare_photographs(args)
     elif args.workers:
         count_over_workers(args)
     else:

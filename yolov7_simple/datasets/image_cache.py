@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from ..utils.options import OptionError
 from ..utils.shared_files import GB, free_bytes, locked, reserved_file, shared_path
-from .loading import REDUCED_FLAGS, Decoded, decode, read_file
+from .loading import REDUCED_FLAGS, Decoded, decode_content, read_file
 
-Kind = Literal['ram', 'disk']
+Storage = Literal['ram', 'disk']
 MAX_SHARE = {'ram': 0.5, 'disk': 0.9}  # of what is free, where no limit is set
 REDUCTIONS = np.array(sorted(REDUCED_FLAGS))
 RECORD = np.dtype([('version', '<i8'), ('turned', '<i8')])
@@ -98,20 +98,22 @@ class ImageCache:
         OptionError: There is not the room that was asked for.
     """
 
-    def __init__(self, kind: Kind, plan: CachePlan, limit_gb: float | None, folder: str, is_local: bool = True) -> None:
+    def __init__(
+        self, kind: Storage, plan: CachePlan, limit_gb: float | None, folder: str, is_local: bool = True
+    ) -> None:
         self.plan = plan
         self.is_local = is_local
-        self._path = shared_path(plan.digest.hex(), lambda: self._make(kind, limit_gb, folder), self._is_right)
+        self.path = shared_path(plan.digest.hex(), lambda: self._make(kind, limit_gb, folder), self._is_right)
         self._map()
 
     def __getstate__(self) -> dict:
-        return {name: self.__dict__[name] for name in ('plan', 'is_local', '_path')}
+        return {name: self.__dict__[name] for name in ('plan', 'is_local', 'path')}
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
         self._map()
 
-    def _make(self, kind: Kind, limit_gb: float | None, folder: str) -> str:
+    def _make(self, kind: Storage, limit_gb: float | None, folder: str) -> str:
         """Make the file, with all its room, and tell the plan; return a path that other processes can open."""
         place = 'memory' if kind == 'ram' else f'disk ({folder})'
         advice = 'Set cache_gb to less, or cache_images to ' + ("'disk' or None" if kind == 'ram' else 'None')
@@ -145,7 +147,7 @@ class ImageCache:
             return False
 
     def _map(self) -> None:
-        self._file = os.open(self._path, os.O_RDWR)
+        self._file = os.open(self.path, os.O_RDWR)
         weakref.finalize(self, os.close, self._file)
         self.num_images = int.from_bytes(os.pread(self._file, HEAD_BYTES, 0)[DIGEST_BYTES:], 'little')
         self._bytes = np.frombuffer(mmap.mmap(self._file, os.fstat(self._file).st_size), np.uint8)
@@ -265,10 +267,10 @@ class ImageReader:
         content, found = read_file(path, self._backend_args)
         size = np.array(found) if found else size
         reduction = 1 if size is None else fitting_reduction(scale_of(size))
-        pixels = decode(content, path, reduction)
+        pixels = decode_content(content, path, reduction)
         if size is None or pixels.shape[1::-1] != tuple(-(-size // reduction)):
             # A header that says something else than the decoder: the decoder decides.
-            pixels, reduction = (pixels if reduction == 1 else decode(content, path, 1)), 1
+            pixels, reduction = (pixels if reduction == 1 else decode_content(content, path, 1)), 1
             size = np.array(pixels.shape[1::-1])
         image = Decoded(pixels, (reduction, reduction), size)
         if self._cache:

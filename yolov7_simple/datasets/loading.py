@@ -72,10 +72,10 @@ def decode_image(path: str, reduction: int = 1, backend_args: dict | None = None
     Raises:
         DamagedImageError: No image can be read from the file.
     """
-    return decode(read_file(path, backend_args)[0], path, reduction)
+    return decode_content(read_file(path, backend_args)[0], path, reduction)
 
 
-def decode(content: bytes, path: str, reduction: int) -> NDArray:
+def decode_content(content: bytes, path: str, reduction: int) -> NDArray:
     """Decode the content of a file, as :func:`decode_image`."""
     data = np.frombuffer(content, np.uint8)
     is_jpeg = data[:2].tobytes() == b'\xff\xd8'

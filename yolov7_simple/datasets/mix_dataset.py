@@ -20,7 +20,7 @@ from torch.utils.data import Sampler
 from ..runtime.errors import DamagedImageError
 from ..utils.configs import type_name
 from ..utils.options import AtLeast0, Count, OptionError, Share, checked_options
-from .image_cache import CachePlan, ImageCache, Kind
+from .image_cache import CachePlan, ImageCache, Storage
 
 
 class RepeatedIndex(int):
@@ -101,7 +101,7 @@ class SeededMixDataset(MultiImageMixDataset):
         skip_type_keys: list[str] | None = None,
         max_refetch: Count = 15,
         max_damaged: Share = 0.01,
-        cache_images: Kind | None = None,
+        cache_images: Storage | None = None,
         cache_gb: AtLeast0 | None = None,
         cache_folder: str | None = None,
         lazy_init: bool = False,
@@ -114,7 +114,7 @@ class SeededMixDataset(MultiImageMixDataset):
         if cache_images:
             self._keep_images(cache_images, cache_gb, cache_folder or tempfile.gettempdir())
 
-    def _keep_images(self, kind: Kind, limit_gb: float | None, folder: str) -> None:
+    def _keep_images(self, kind: Storage, limit_gb: float | None, folder: str) -> None:
         """Make the cache, and give it to the transform that reads the images."""
         readers = [transform for transform in self.pipeline if hasattr(transform, 'use_cache')]
         if len(readers) != 1:

@@ -129,7 +129,7 @@ class MosaicAffineMixUp(BaseTransform):
                 raise OptionError(f'MosaicAffineMixUp: {name} must be above 0 and rise, got {(low, high)}')
         if max_cached_images:
             print_log(
-                'MosaicAffineMixUp: max_cached_images has no effect any more; cache_images=ram of the dataset is as fast, '
+                'MosaicAffineMixUp: max_cached_images has no effect; cache_images=ram of the dataset is as fast, '
                 'and draws from all images',
                 'current',
                 level=logging.WARNING,

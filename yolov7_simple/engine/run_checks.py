@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import shutil
+from pathlib import Path
+
 from mmcv.transforms import LoadImageFromFile
 from mmdet.datasets.samplers import MultiSourceSampler
 from mmdet.datasets.transforms import LoadAnnotations
@@ -9,7 +13,7 @@ from mmdet.engine.hooks import YOLOXModeSwitchHook
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS
 from mmengine.dataset import InfiniteSampler
-from mmengine.dist import get_world_size
+from mmengine.dist import get_local_size, get_world_size
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner, ValLoop
@@ -23,6 +27,7 @@ from .branches import walk_transforms
 from .hooks import find_mosaics
 from .loops import LossValLoop
 
+SHARED_MEMORY = Path('/dev/shm')
 BOX_ITEMS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')  # of CocoMetric
 
 
@@ -36,6 +41,7 @@ def check_run(runner: Runner) -> None:
         OptionError: One of the checks fails.
     """
     check_steps(runner.train_dataloader)
+    check_shared_memory(runner.train_dataloader)
     check_compile(runner)
     check_mode_switch(runner)
     check_best(runner)
@@ -63,6 +69,29 @@ def check_steps(loader: DataLoader) -> None:
         f'train_dataloader: {share} are no batch of {batches.batch_size}, and drop_last=True leaves them out, so there '
         'is no step to train: set train_dataloader.drop_last=False, or a smaller train_dataloader.batch_size'
     )
+
+
+def check_shared_memory(loader: DataLoader) -> None:
+    """Check that the batches of all workers fit into ``/dev/shm``, which has 64 MB in containers by default.
+
+    Raises:
+        OptionError: They do not, and a worker would die of a bus error.
+    """
+    sizes = [mosaic.img_scale for mosaic in find_mosaics(loader.dataset)]
+    if not sizes or not loader.num_workers or not SHARED_MEMORY.is_dir():
+        return
+    one = 3 * int(max(size.prod() for size in sizes)) * loader.batch_size
+    # Each worker has its batches in there, and another one is in use.
+    needed = one * (loader.num_workers * loader.prefetch_factor + 1) * get_local_size()
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    if needed > free:
+        fitting = max(0, (free // get_local_size() // one - 1) // loader.prefetch_factor)
+        raise OptionError(
+            f'train_dataloader: {loader.num_workers} workers keep batches of {needed / 1e6:.0f} MB in {SHARED_MEMORY}, '
+            f'which has {free / 1e6:.0f} MB free: start the container with --shm-size={math.ceil(needed / 5e8) / 2}g or '
+            f'more, or set train_dataloader.num_workers={fitting}'
+            + (' and train_dataloader.persistent_workers=False' if not fitting else '')
+        )
 
 
 def check_compile(runner: Runner) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mmdet.registry import TRANSFORMS
 from mmengine.config import Config
 
 from ..apis.inference import load_config
+from ..datasets.image_cache import CachePlan
 from ..runtime.errors import InputError
 from ..runtime.files import make_folder, replacing
 from ..utils.configs import type_name
+from ..utils.shared_files import free_bytes
 from .finetune import EPOCHS_SHARE, LEARNING_RATE_SHARE, use_pretrained
 from .folder import OwnData, read_own_data
 
@@ -23,6 +27,7 @@ MIN_EPOCHS = 50
 MIN_WARMUP_STEPS = 100
 MAX_WARMUP_SHARE = 0.1
 LAST_STAGE_SHARE = 0.3
+CACHE_SHARE = 0.25  # of the memory that is free
 
 
 def own_config(
@@ -58,6 +63,7 @@ def own_config(
         epochs = options.get('train_cfg.max_epochs')
     data = read_own_data(folder, out_dir)
     set_data(cfg, data)
+    set_cache(cfg, data.splits['train'].ann_file)
     num_images = data.splits['train'].num_images
     schedule = set_schedule(cfg, num_images, epochs)
     make_folder(out_dir)
@@ -101,6 +107,19 @@ def set_data(cfg: Config, data: OwnData) -> None:
             dataset.allow_outside = True
         if stage != 'train':
             cfg[f'{stage}_evaluator'].update(ann_file=str(split.ann_file), classwise=True)
+
+
+def set_cache(cfg: Config, ann_file: Path) -> None:
+    """Keep decoded images in memory where the set takes at most :data:`CACHE_SHARE` of what is free."""
+    dataset = cfg.train_dataloader.dataset
+    mosaics = [step for step in dataset.get('pipeline', ()) if type_name(step) == 'MosaicAffineMixUp']
+    if type_name(dataset) != 'SeededMixDataset' or len(mosaics) != 1 or 'cache_images' in dataset:
+        return
+    sizes = [(image['width'], image['height']) for image in json.loads(ann_file.read_text())['images']]
+    mosaic = TRANSFORMS.build(mosaics[0])
+    plan = CachePlan(list(map(str, range(len(sizes)))), sizes, mosaic.img_scale, mosaic.enlargement)
+    if hasattr(os, 'memfd_create') and plan.num_bytes(len(sizes)) <= CACHE_SHARE * free_bytes(None):
+        dataset.cache_images = 'ram'
 
 
 def set_schedule(cfg: Config, num_images: int, epochs: int | None) -> str:
