@@ -1,10 +1,13 @@
 """What a run would only fail at later is refused before training, with what to set."""
 
+from types import SimpleNamespace
+
 import pytest
 from mmdet.registry import METRICS
 from mmengine.hooks import Hook
 from tool_runs import tool
 
+from yolov7_simple.engine import run_checks
 from yolov7_simple.utils.options import OptionError
 
 SAVE_BEST = 'default_hooks.checkpoint.save_best'
@@ -105,3 +108,17 @@ def test_as_a_user_types_it(tmp_path, project):
     options = ['train_dataloader.drop_last=True', 'train_dataloader.batch_size=16']
     output = tool('train.py', project / 'config.py', '--work-dir', tmp_path, '--cfg-options', *options, ok=False)
     assert 'error: train_dataloader: 8 images are no batch of 16' in output and 'Traceback' not in output
+
+
+def test_workers_that_do_not_fit_into_shared_memory_are_refused_with_what_to_set(run, tmp_path, monkeypatch):
+    free = 3 * 64 * 64 * 2 * 5  # as many bytes as five batches have
+    monkeypatch.setattr(run_checks.shutil, 'disk_usage', lambda path: SimpleNamespace(free=free))
+    options = {
+        'train_dataloader.dataset.pipeline.0.img_scale': (64, 64),
+        'train_dataloader.batch_size': 2,
+        'train_dataloader.num_workers': 3,
+        'train_cfg.max_epochs': 1,
+    }
+    with pytest.raises(OptionError, match=r'3 workers keep batches of .*--shm-size=1g.*num_workers=2$'):
+        run(tmp_path, **options)
+    run(tmp_path, **{**options, 'train_dataloader.num_workers': 2})

@@ -14,6 +14,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from tool_runs import SMALL_OPTIONS, metric, scalars, tool
 
+from yolov7_simple.own_data import config
 from yolov7_simple.own_data.config import own_config, set_schedule
 from yolov7_simple.own_data.folder import read_own_data
 from yolov7_simple.runtime.errors import InputError
@@ -243,3 +244,20 @@ def test_mistakes_end_in_one_line(tmp_path):
     assert output.splitlines()[-1].startswith(f'error: {tmp_path}/empty: no labels found')
     assert 'Traceback' not in output
     assert not (tmp_path / 'work').exists()
+
+
+def test_images_are_kept_in_memory_where_they_take_little_of_it(tmp_path, monkeypatch):
+    write_yolo(tmp_path / 'data')
+
+    def kept(name, **options):
+        path, *_ = own_config(CONFIG, tmp_path / 'data', tmp_path / name, options=options)
+        return Config.fromfile(path).train_dataloader.dataset.get('cache_images')
+
+    assert kept('fits') == 'ram'
+    assert kept('set', **{'train_dataloader.dataset.cache_images': None}) is None
+    assert kept('disk', **{'train_dataloader.dataset.cache_images': 'disk'}) == 'disk'
+    # Four images of 96 x 64, each at four fractions of its size, in 1.33 times its bytes.
+    needed = 4 * 96 * 64 * 3 * 1.33
+    for share, expected in ((3.0, None), (5.0, 'ram')):
+        monkeypatch.setattr(config, 'free_bytes', lambda folder, share=share: share * needed + 4 * 4096)
+        assert kept(f'{share}') == expected

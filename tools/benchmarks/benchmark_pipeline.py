@@ -1,4 +1,4 @@
-"""Time the data paths: mmdet's YOLOX pipeline, mmdet's cached one, and ours without and with its cache, in one run on one core.
+"""Time the data paths: mmdet's YOLOX pipeline, its cached one, ours and ours with its cache, in one run on one core.
 
     python tools/benchmarks/benchmark_pipeline.py [--data DIR] [--samples 300]
     python tools/benchmarks/benchmark_pipeline.py --memory 20000

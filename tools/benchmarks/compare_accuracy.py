@@ -3,8 +3,8 @@
     python tools/benchmarks/compare_accuracy.py [CONFIG] [--epochs 20] [--seeds 0 1 2] [--jobs 2]
 
 Each run sees the same set with the same mosaic, affine, mixup, flip and colours: by mmdet's chain of transforms, by
-ours, or by ours with decoded images kept in memory, which gives the same mAP where no image is shrunk. The last epoch is evaluated on the validation and the test split.
-Results that --work-dir already holds are not computed again.
+ours, or by ours with decoded images kept in memory, which gives the same mAP where no image is shrunk. The last epoch
+is evaluated on the validation and the test split. Results that --work-dir already holds are not computed again.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ def check_shared_memory(loader: DataLoader) -> None:
         fitting = max(0, (free // get_local_size() // one - 1) // loader.prefetch_factor)
         raise OptionError(
             f'train_dataloader: {loader.num_workers} workers keep batches of {needed / 1e6:.0f} MB in {SHARED_MEMORY}, '
-            f'which has {free / 1e6:.0f} MB free: start the container with --shm-size={math.ceil(needed / 5e8) / 2}g or '
+            f'which has {free / 1e6:.0f} MB free: start the container with --shm-size={math.ceil(needed / 1e9)}g or '
             f'more, or set train_dataloader.num_workers={fitting}'
             + (' and train_dataloader.persistent_workers=False' if not fitting else '')
         )
