@@ -111,6 +111,7 @@ def be_a_tool(path, arguments, environment, log, cwd, before):
     warnings.filterwarnings('error', category=UserWarning, module='yolov7_simple')
     sys.argv = [path, *arguments]
     sys.path.insert(0, os.path.dirname(path))
+    multiprocessing.set_start_method(None, force=True)  # that of the platform, as a user's; a copy has the server's
     be_quick()
     if before:
         before()
