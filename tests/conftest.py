@@ -39,6 +39,31 @@ def num_ranks(request):
     return request.config.getoption('--ranks')
 
 
+# These take longest; begun last, one of them would go on alone while the other process has nothing to do.
+LONGEST = ('test_docs.py::test_commands_run_one', 'test_install.py', 'test_safe_checkpoint.py', 'test_ranks.py',
+           'test_resume.py', 'test_command_options.py', 'test_tools.py', 'test_trackers_and_teachers.py')  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    def rank(item):
+        return next((i for i, name in enumerate(LONGEST) if name in item.nodeid), len(LONGEST))
+
+    items.sort(key=rank)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Let a process have a file of tests as a whole, whose fixtures they share, or a page of docs."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class FilesAndPages(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return nodeid if LONGEST[0] in nodeid else nodeid.split('::')[0]
+
+    config.option.loadscopereorder = False
+    return FilesAndPages(config, log)
+
+
 def pytest_collection_finish():
     from tool_runs import be_quick
 
