@@ -22,7 +22,7 @@ test: $(VENV)/.installed
 	@echo '=== Lint'
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . || { echo 'Lint failed: `make lint` repairs what can be repaired.'; exit 1; }
 	@echo '=== Tests of stack $(STACK), on two cores'
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS) || { echo 'Tests failed: the names are above; one alone: $(BIN)/python -m pytest tests/FILE.py -k NAME'; exit 1; }
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --durations 10 $(PYTEST_ARGS) || { echo 'Tests failed: the names are above; one alone: $(BIN)/python -m pytest tests/FILE.py -k NAME'; exit 1; }
 
 report: $(if $(WORK_DIR),$(VENV)/.installed)
 	@test -n "$(WORK_DIR)" || { echo 'Of which run? make report WORK_DIR=work_dirs/NAME, the folder that training wrote.'; exit 1; }

@@ -39,6 +39,37 @@ def num_ranks(request):
     return request.config.getoption('--ranks')
 
 
+# These take longest; begun last, one of them would go on alone while the other process has nothing to do.
+LONGEST = ('test_docs.py::test_commands_run_one', 'test_install.py', 'test_safe_checkpoint.py', 'test_ranks.py',
+           'test_resume.py', 'test_command_options.py', 'test_tools.py', 'test_trackers_and_teachers.py')  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    def rank(item):
+        return next((i for i, name in enumerate(LONGEST) if name in item.nodeid), len(LONGEST))
+
+    items.sort(key=rank)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Let a process have a file of tests as a whole, whose fixtures they share, or a page of docs."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class FilesAndPages(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return nodeid if LONGEST[0] in nodeid else nodeid.split('::')[0]
+
+    config.option.loadscopereorder = False
+    return FilesAndPages(config, log)
+
+
+def pytest_collection_finish():
+    from tool_runs import be_quick
+
+    be_quick()
+
+
 def pytest_terminal_summary(terminalreporter):
     found = 'found' if SHARED.is_dir() else 'absent: the tests that compare with the original were skipped'
     terminalreporter.write_line(f'torch {torch.__version__}; ground truth at {SHARED}: {found}')
@@ -197,7 +228,7 @@ def run(project):
     from mmengine.config import Config
     from mmengine.runner import Runner
 
-    def run(work_dir, *hooks, resume=False, with_text=False, **options):
+    def run(work_dir, *hooks, resume=False, **options):
         cfg = Config.fromfile(project / 'config.py')
         cfg.work_dir, cfg.resume = str(work_dir), bool(resume)
         if not isinstance(resume, bool):
@@ -206,14 +237,10 @@ def run(project):
         cfg.experiment_name = cfg.visualizer.name = f'run_{next(run_numbers)}'
         cfg.log_level = 'WARNING'
         cfg.merge_from_dict({'train_cfg.max_epochs': 3, **options})
-        with pytest.MonkeyPatch.context() as patch:
-            if not with_text:
-                # mmengine formats the config for each checkpoint, which takes a third of the time of these runs.
-                patch.setattr(Config, 'pretty_text', '')
-            runner = Runner.from_cfg(cfg)
-            for hook in hooks:
-                runner.register_hook(hook, 'VERY_HIGH')
-            runner.train()
+        runner = Runner.from_cfg(cfg)
+        for hook in hooks:
+            runner.register_hook(hook, 'VERY_HIGH')
+        runner.train()
         return runner
 
     return run

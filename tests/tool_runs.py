@@ -1,6 +1,8 @@
 """A tool run as a user runs it, on a set of eight images and a model of an eighth of Tiny's width."""
 
+import ast
 import functools
+import gc
 import json
 import multiprocessing.forkserver
 import os
@@ -14,6 +16,8 @@ import warnings
 from pathlib import Path
 from unittest import mock
 
+import mmengine.config.config
+import yapf.yapflib.yapf_api
 from conftest import ROOT
 
 CONFIG = """
@@ -66,12 +70,30 @@ SMALL_OPTIONS = {
 }
 
 
+def format_quickly(text, **options):
+    """Format a config as one line for each of its names, in place of yapf."""
+    return ast.unparse(ast.parse(text)), True
+
+
+def be_quick():
+    """Spare this process what takes most of the time of a short run.
+
+    yapf needs half a second for a config, which mmengine formats for each checkpoint; tools that are run with `fresh`
+    have it. mmengine collects garbage for each data set, which goes through all that was imported.
+    """
+    yapf.yapflib.yapf_api.FormatCode = format_quickly
+    if hasattr(mmengine.config.config, 'FormatCode'):  # onedl-mmengine looks it up each time
+        mmengine.config.config.FormatCode = format_quickly
+    gc.freeze()
+
+
 @functools.cache
 def fork_server():
     """Start a process that has imported everything; a tool runs in a copy of it, which saves seconds."""
     context = multiprocessing.get_context('forkserver')
     mmdet = [f'mmdet.{name}' for name in ('apis', 'datasets', 'engine', 'evaluation', 'models', 'utils')]
-    context.set_forkserver_preload(['yolov7_simple', 'tool_runs', *mmdet])
+    # torch imports its compiler when the first optimiser is made.
+    context.set_forkserver_preload(['yolov7_simple', 'tool_runs', *mmdet, 'torch._dynamo'])
     path = os.pathsep.join([str(ROOT), f'{ROOT}/tests', os.environ.get('PYTHONPATH', '')])
     places = {'PYTHONPATH': path, 'OMP_NUM_THREADS': '1'}  # threads cannot be forked
     with mock.patch.dict(os.environ, places):
@@ -89,6 +111,8 @@ def be_a_tool(path, arguments, environment, log, cwd, before):
     warnings.filterwarnings('error', category=UserWarning, module='yolov7_simple')
     sys.argv = [path, *arguments]
     sys.path.insert(0, os.path.dirname(path))
+    multiprocessing.set_start_method(None, force=True)  # that of the platform, as a user's; a copy has the server's
+    be_quick()
     if before:
         before()
     runpy.run_path(path, run_name='__main__')

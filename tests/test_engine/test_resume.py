@@ -45,7 +45,7 @@ class Kill(Hook):
 def first(run, tmp_path_factory):
     """A run of three epochs, as it was meant to be."""
     folder = tmp_path_factory.mktemp('first')
-    run(folder, Worse(), with_text=True)
+    run(folder, Worse())
     return folder
 
 
@@ -82,10 +82,10 @@ def test_another_length_has_its_own_schedule_and_last_stage(run, first, tmp_path
 def test_a_finished_run_goes_on(run, first, tmp_path):
     work_dir = shutil.copytree(first, tmp_path / 'work')
     (work_dir / 'last_checkpoint').write_text(str(work_dir / 'epoch_3.pth'))
-    run(work_dir, resume=True, with_text=True)
+    run(work_dir, resume=True)
     assert 'nothing is left to train. With train_cfg.max_epochs=6' in log_of(work_dir)
     run(tmp_path / 'straight', **{'train_cfg.max_epochs': 5})
-    assert run(work_dir, resume=True, with_text=True, **{'train_cfg.max_epochs': 5}).epoch == 5
+    assert run(work_dir, resume=True, **{'train_cfg.max_epochs': 5}).epoch == 5
     later = {step: record for step, record in records(work_dir).items() if step > 3 * STEPS}
     wanted = records(tmp_path / 'straight')
     assert len(later) == 2 * STEPS
@@ -106,7 +106,7 @@ def test_another_batch_keeps_its_place_in_the_schedule(run, first, tmp_path, bat
 
 def test_rate_and_weight_decay_are_those_of_the_config(run, first, tmp_path):
     options = {'optim_wrapper.optimizer.lr': 0.001, 'optim_wrapper.optimizer.weight_decay': 0.5}
-    runner = run(tmp_path / 'resumed', resume=first / 'epoch_1.pth', with_text=True, **options)
+    runner = run(tmp_path / 'resumed', resume=first / 'epoch_1.pth', **options)
     wanted, found = records(first), records(tmp_path / 'resumed')
     assert found
     for step, record in found.items():
@@ -121,7 +121,7 @@ def test_rate_and_weight_decay_are_those_of_the_config(run, first, tmp_path):
 
 
 def test_what_has_not_changed_is_not_reported_and_goes_on_to_the_last_bit(run, first, tmp_path):
-    run(tmp_path, Worse(), resume=first / 'epoch_1.pth', with_text=True)
+    run(tmp_path, Worse(), resume=first / 'epoch_1.pth')
     assert 'what is of now rules' not in log_of(tmp_path)
     # The paths of the best checkpoints differ.
     one, other = load(tmp_path / 'epoch_3.pth'), load(first / 'epoch_3.pth')
@@ -167,7 +167,7 @@ def test_another_optimiser_starts_anew_and_says_so(run, first, tmp_path):
     options = {
         'optim_wrapper.optimizer': {'_delete_': True, 'type': 'SGD', 'lr': 0.01, 'momentum': 0.9, 'weight_decay': 0.01}
     }
-    runner = run(tmp_path, resume=first / 'epoch_2.pth', with_text=True, **options)
+    runner = run(tmp_path, resume=first / 'epoch_2.pth', **options)
     assert 'another optimiser than the checkpoint: SGD keeps momentum_buffer' in log_of(tmp_path)
     states = runner.optim_wrapper.state_dict()['state'].values()
     assert states and all(set(state) == {'momentum_buffer'} for state in states)
@@ -180,7 +180,7 @@ def test_augmentation_data_and_options_of_the_model_are_those_of_the_config(run,
         'train_dataloader.dataset.dataset.data_root': str(tmp_path / 'data'),
         'model.train_cfg.assigner.center_radius': 1.5,
     }
-    runner = run(tmp_path, resume=first / 'epoch_2.pth', with_text=True, **options)
+    runner = run(tmp_path, resume=first / 'epoch_2.pth', **options)
     assert runner.model.bbox_head.assigner.center_radius == 1.5
     assert runner.train_dataloader.dataset.pipeline[0].mixup_prob == 0.0
     log = log_of(tmp_path)
