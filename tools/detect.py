@@ -41,6 +41,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--ann-file', type=Path, help='COCO annotations, whose ids of images and categories to use, to evaluate on them'
     )
+    parser.add_argument('--agnostic-nms', action='store_true', help='one object, one box, whatever its class')
     parser.add_argument('--no-pictures', action='store_true', help='write the JSON alone')
     parser.add_argument('--track', action='store_true', help='follow objects in videos (needs the trackers package)')
     parser.add_argument('--batch-size', type=int, default=1, help='frames of a video at a time; default: 1')
@@ -72,26 +73,21 @@ def parse_args() -> argparse.Namespace:
     for name in FOR_CHECKPOINTS if is_onnx else FOR_ONNX:
         if getattr(args, name) is not None:
             parser.error(f'--{name} is not for {args.model}, only for ' + ('a config' if is_onnx else 'an ONNX file'))
-    for name, least in (('batch_size', 1), ('slice', 32), ('threads', 1)):
+    for name, least in (('batch_size', 1), ('slice', 32), ('threads', 1), ('max_megapixels', 0)):
         value = getattr(args, name)
-        if value is not None and value < least:
+        if value is not None and not value >= least:  # also nan
             parser.error(f'--{name.replace("_", "-")} {value}: must be at least {least}')
+    if not 0 <= args.score_thr <= 1:
+        parser.error(f'--score-thr {args.score_thr}: must be from 0 to 1')
     return args
 
 
-def load_detector(model: str, checkpoint: str | None, threads: int | None = None, **options) -> Detector:
-    """Load an ONNX file, without torch, or a config and a checkpoint.
-
-    Args:
-        model: ONNX file, or config.
-        checkpoint: None with an ONNX file.
-        threads: Threads of onnxruntime; None: one for each core.
-        **options: Options of SlicedDetector if there is a ``side`` among them, else of TorchDetector.
-    """
+def load_detector(model: str, checkpoint: str | None, **options) -> Detector:
+    """Load an ONNX file, without torch, or a config and a checkpoint, with options of the detector's class."""
     from yolov7_simple.runtime import InputError, OnnxDetector
 
     if checkpoint is None:
-        detector = OnnxDetector(model, threads)
+        detector = OnnxDetector(model, **options)
         if not detector.has_nms:
             raise InputError(f'{model} was exported with --raw: its boxes have not been through NMS; export without')
         return detector
@@ -121,7 +117,8 @@ def main(args: argparse.Namespace) -> int:
     make_folder(args.out_dir)
     options = {'device': args.device, 'fast': args.fast is not False, 'compiled': bool(args.compile)}
     if args.checkpoint is None:
-        options = {'threads': args.threads}
+        options = {'num_threads': args.threads}
+    options['agnostic_nms'] = args.agnostic_nms
     if args.slice is not None:
         options.update(side=args.slice, score_thr=args.score_thr)
     limit = MAX_MEGAPIXELS if args.max_megapixels is None and args.slice is None else args.max_megapixels

@@ -23,7 +23,7 @@ from yolov7_simple.apis.inference import class_names, load_inferencer
 from yolov7_simple.deploy.check import check_export
 from yolov7_simple.deploy.export import DEFAULT_OPSET, MAX_OPSET, MIN_OPSET, DeployGraph, ExportError, export_onnx
 from yolov7_simple.deploy.metadata import build_metadata, default_size, read_preprocessing
-from yolov7_simple.runtime.errors import InputError, run_tool
+from yolov7_simple.runtime.errors import InputError, check_share, run_tool
 from yolov7_simple.runtime.files import IMAGE_SUFFIXES, check_writable, find_inputs, replacing
 from yolov7_simple.runtime.images import read_image
 from yolov7_simple.runtime.onnx_detector import OnnxDetector
@@ -46,6 +46,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--opset', type=int, default=DEFAULT_OPSET, help='version of the ONNX operators')
     parser.add_argument('--score-thr', type=float, help='leave out detections below; default: test_cfg.score_thr')
     parser.add_argument('--iou-thr', type=float, help='of NMS; default: test_cfg.nms.iou_threshold')
+    parser.add_argument(
+        '--agnostic-nms',
+        action='store_true',
+        help='one object, one box, whatever its class; default: test_cfg.nms.class_agnostic',
+    )
     parser.add_argument(
         '--max-per-img', type=int, help='most detections of an image (K); default: test_cfg.max_per_img, or all'
     )
@@ -77,6 +82,9 @@ def main() -> None:
     check_writable(args.out, args.overwrite)
     if not MIN_OPSET <= args.opset <= MAX_OPSET:
         raise ExportError(f'--opset {args.opset}: must be {MIN_OPSET} to {MAX_OPSET}')
+    for name in ('score_thr', 'iou_thr'):
+        if (value := getattr(args, name)) is not None:
+            check_share(f'--{name.replace("_", "-")}', value)
     if args.size is not None and any(side < 32 or side % 32 for side in args.size):
         raise InputError(f'--size {args.size[0]} {args.size[1]}: both must be multiples of 32, and above 0')
 
@@ -87,6 +95,8 @@ def main() -> None:
         test_cfg.score_thr = args.score_thr
     if args.iou_thr is not None:
         test_cfg.nms = {**test_cfg.get('nms', {}), 'iou_threshold': args.iou_thr}
+    if args.agnostic_nms:
+        test_cfg.nms = {**test_cfg.get('nms', {}), 'class_agnostic': True}
     if args.max_per_img is not None:
         test_cfg.max_per_img = args.max_per_img
     graph = DeployGraph(inferencer.model, with_nms=not args.raw)
@@ -108,6 +118,11 @@ def main() -> None:
         print(
             f'  batch of {len(batch)}, {difference.count} boxes: ONNX Runtime differs from PyTorch by at most '
             f'{difference.box:.1e} pixels and {difference.score:.1e} in score'
+        )
+    if not any(difference.count for difference in differences):
+        print(
+            f'  The check proved little: no box has a score above {graph.score_threshold:g} on its images. Pass images '
+            'of objects with --images, or a lower --score-thr'
         )
 
 

@@ -71,14 +71,17 @@ def build_page(detector: Detector):
             raise gradio.Error(str(error).replace(str(path), Path(path).name), duration=None) from error
         return Path(path).name, image, *detector([image])[0]
 
-    def show(found, score_thr, iou_thr):
+    def show(found, score_thr, iou_thr, agnostic_nms):
         """Draw and list what passes the thresholds."""
         if found is None:
             return NO_RESULT
         name, image, boxes, scores, labels = found
+        for label, value in (('Lowest score', score_thr), ('Most overlap', iou_thr)):
+            if value is None or not 0 <= value <= 1:  # typed, or sent by a program
+                raise gradio.Error(f'{label} {value}: must be from 0 to 1', duration=None)
         passed = scores >= score_thr
         boxes, scores, labels = boxes[passed], scores[passed], labels[passed]
-        kept = numpy_nms(boxes, scores, labels, iou_thr)
+        kept = numpy_nms(boxes, scores, 0 * labels if agnostic_nms else labels, iou_thr)
         boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
         rows = [
             [classes[label], round(float(score), 3), *(round(float(value), 1) for value in box)]
@@ -106,8 +109,14 @@ def build_page(detector: Detector):
                     highest_iou,
                     value=highest_iou,
                     step=0.05,
-                    label='Most overlap within a class (IoU)',
+                    label='Most overlap of boxes (IoU)',
                     elem_id='iou',
+                )
+                agnostic_nms = gradio.Checkbox(
+                    value=detector.agnostic_nms,
+                    interactive=not detector.agnostic_nms,
+                    label='One object, one box, whatever its class',
+                    elem_id='agnostic',
                 )
                 download = gradio.DownloadButton('Download detections (COCO JSON)', elem_id='download')
             with gradio.Column(scale=2):
@@ -124,15 +133,13 @@ def build_page(detector: Detector):
                     interactive=False,
                     elem_id='table',
                 )
-        outputs = [picture, table, download]
+        inputs, outputs = [found, score_thr, iou_thr, agnostic_nms], [picture, table, download]
         upload.change(lambda: (*NO_RESULT, None), None, [*outputs, found]).then(find, upload, found).success(
-            show, [found, score_thr, iou_thr], outputs
+            show, inputs, outputs
         )
-        for slider in (score_thr, iou_thr):
+        for setting in inputs[1:]:
             # While one is at work, of those that come only the last counts.
-            slider.change(
-                show, [found, score_thr, iou_thr], outputs, trigger_mode='always_last', show_progress='hidden'
-            )
+            setting.change(show, inputs, outputs, trigger_mode='always_last', show_progress='hidden')
     return page
 
 

@@ -2,6 +2,7 @@ import copy
 import json
 import sys
 
+import cv2
 import export_onnx as tool
 import numpy as np
 import onnx
@@ -10,9 +11,12 @@ import torch
 from small_model import CLASSES, build_model, export, write_config, write_images, write_model
 
 from yolov7_simple.apis.inference import load_config, load_inferencer
-from yolov7_simple.deploy.check import check_export, compare
+from yolov7_simple.deploy import check
+from yolov7_simple.deploy.check import IOU_FACTOR, LEAST_TOLERANCE, Tolerance, check_export, compare, measure_tolerance
 from yolov7_simple.deploy.export import DeployGraph, ExportError
 from yolov7_simple.deploy.metadata import default_size, padded_size, read_preprocessing
+from yolov7_simple.ops.nms import pairwise_overlaps
+from yolov7_simple.runtime import read_image
 from yolov7_simple.runtime.errors import InputError
 from yolov7_simple.runtime.onnx_detector import OnnxDetector
 from yolov7_simple.utils.checkpoint import CheckpointError
@@ -107,6 +111,21 @@ def test_class_agnostic_and_max_per_img(files, noise, tmp_path):
     np.testing.assert_allclose(dets[0, :, 4], wanted[0].scores.detach(), atol=1e-5)
 
 
+def test_a_file_of_fixed_size_has_its_priors_as_constants(files, model, noise, tmp_path):
+    graph, detector = export(model, tmp_path / 'a.onnx', files / 'small.py', with_nms=False)
+    kinds = {node.op_type for node in onnx.load(tmp_path / 'a.onnx').graph.node}
+    assert not kinds & {'Range', 'Expand', 'Cast'}
+    network = cv2.dnn.readNetFromONNX(str(tmp_path / 'a.onnx'))
+    for batch in (noise[:1].numpy(), noise[1:].numpy()):
+        network.setInput(batch)
+        found = dict(zip(('boxes', 'scores'), network.forward(['boxes', 'scores'])))
+        wanted = detector.session.run(None, {'images': batch})
+        np.testing.assert_allclose(found['boxes'], wanted[0], atol=1e-2)
+        np.testing.assert_allclose(found['scores'], wanted[1], atol=1e-4)
+    with torch.no_grad():  # and the graph takes any size as before
+        assert graph(torch.rand(1, 3, 64, 64))[0].shape[1] == 64 + 16 + 4
+
+
 def test_metadata_tells_how_to_use_the_file(files, model, tmp_path):
     _, detector = export(model, tmp_path / 'a.onnx', files / 'small.py')
     properties = {entry.key: json.loads(entry.value) for entry in onnx.load(tmp_path / 'a.onnx').metadata_props}
@@ -135,6 +154,72 @@ def test_the_check_finds_what_is_not_rounding(model, noise, change, fault):
     assert not compare(graph, noise[:1], outputs).faults
     change(*outputs)
     assert any(fault in text for text in compare(graph, noise[:1], outputs).faults)
+
+
+def large_weights(model):
+    """A copy whose logits reach hundreds."""
+    model = copy.deepcopy(model)
+    head = model.bbox_head
+    with torch.no_grad():
+        for pred in (*head.cls_preds, *head.obj_preds):
+            pred.weight.mul_(300)
+    return model
+
+
+def wrong_stride(graph):
+    graph.head.prior_generator.strides[1] = (15, 15)
+
+
+def no_activation(graph):
+    convs = [module for module in graph.backbone.modules() if hasattr(module, 'with_activation')]
+    convs[2].with_activation = False
+
+
+def swapped_channels(graph):
+    weight = graph.backbone.stem[0].conv.weight
+    weight.data = weight.data.flip(1)
+
+
+def swapped_numbers(graph):
+    pred = graph.head.reg_preds[0]
+    pred.weight.data, pred.bias.data = pred.weight.data[[1, 0, 2, 3]], pred.bias.data[[1, 0, 2, 3]]
+
+
+@pytest.mark.parametrize('with_nms', [True, False])
+@pytest.mark.parametrize('scale', ['trained', 'large'])
+@pytest.mark.parametrize('fault', [wrong_stride, no_activation, swapped_channels, swapped_numbers])
+def test_a_real_fault_is_more_than_rounding(model, noise, fault, scale, with_nms):
+    graph = DeployGraph(model if scale == 'trained' else large_weights(model), with_nms)
+    broken = copy.deepcopy(graph)
+    fault(broken)
+    with torch.no_grad():
+        good, bad = graph(noise), broken(noise)
+    assert not compare(graph, noise, good).faults
+    assert compare(graph, noise, bad).faults
+
+
+def test_rounding_is_measured(model, noise, monkeypatch):
+    graph = DeployGraph(model)
+    assert measure_tolerance(graph, noise) == (LEAST_TOLERANCE, LEAST_TOLERANCE, IOU_FACTOR * LEAST_TOLERANCE)
+    monkeypatch.setattr(check, 'LEAST_TOLERANCE', 0.0)
+    one = measure_tolerance(graph, noise)
+    assert 0 < one.score < 1e-4 and 0 < one.box < 1e-3
+    monkeypatch.setattr(check, 'ROUNDING_FACTOR', 2 * check.ROUNDING_FACTOR)
+    assert measure_tolerance(graph, noise) == pytest.approx([2 * value for value in one])
+    with torch.no_grad():
+        graph.head.cls_preds[0].bias[0] = float('nan')
+    with pytest.raises(ExportError, match='not finite'):
+        measure_tolerance(graph, noise)
+
+
+def test_a_file_may_differ_as_much_as_rounding(model, noise, monkeypatch):
+    graph = DeployGraph(model, with_nms=False)
+    with torch.no_grad():
+        boxes, scores = graph(noise)
+    scores[1, 7, 0] += 0.01
+    assert compare(graph, noise, (boxes, scores)).faults
+    monkeypatch.setattr(check, 'measure_tolerance', lambda *args: Tolerance(0.011, 0.001, 0.005))
+    assert not compare(graph, noise, (boxes, scores)).faults
 
 
 def test_scores_that_are_nearly_equal_are_no_fault(model, files, tmp_path, noise):
@@ -179,6 +264,27 @@ def test_tool_exports_and_says_how_far_off_it_is(files, tmp_path, monkeypatch, c
         run_tool(monkeypatch, files / 'small.py', files / 'small.pth', out)
 
 
+def test_one_object_one_box_and_a_check_that_proved_little(files, tmp_path, monkeypatch, capsys):
+    given = [files / 'small.py', files / 'small.pth']
+    images = ['--images', files / 'images', '--size', 64, 96]
+    run_tool(monkeypatch, *given, tmp_path / 'a.onnx', *images, '--agnostic-nms')
+    assert 'proved little' not in capsys.readouterr().out
+    run_tool(monkeypatch, *given, tmp_path / 'b.onnx', *images)
+    pictures = [read_image(path) for path in sorted((files / 'images').iterdir())]
+    same, other = (OnnxDetector(tmp_path / name, agnostic_nms=True) for name in ('a.onnx', 'b.onnx'))
+    by_class = OnnxDetector(tmp_path / 'b.onnx')
+    assert OnnxDetector(tmp_path / 'a.onnx').agnostic_nms and not by_class.agnostic_nms
+
+    def doubles(found):
+        boxes = torch.from_numpy(found.boxes)
+        return int(pairwise_overlaps(boxes, boxes, 0.51, 0).triu(1).sum())
+
+    assert sum(map(doubles, by_class(pictures))) > 5
+    assert not any(map(doubles, same(pictures) + other(pictures)))
+    run_tool(monkeypatch, *given, tmp_path / 'c.onnx', *images, '--score-thr', 1)
+    assert 'proved little: no box has a score above 1' in capsys.readouterr().out
+
+
 def test_an_export_that_differs_is_not_kept(files, tmp_path, monkeypatch):
     original = tool.export_onnx
 
@@ -207,6 +313,12 @@ def test_an_export_that_differs_is_not_kept(files, tmp_path, monkeypatch):
         (['{}/classes.py', '{}/small.pth', 'o.onnx'], CheckpointError, 'trained on 3 classes.*num_classes=5'),
         (['{}/small.py', '{}/small.pth', 'o.onnx', '--opset', '9'], ExportError, '--opset 9: must be 11 to 20'),
         (['{}/small.py', '{}/small.pth', 'o.onnx', '--size', '100', '96'], InputError, 'multiples of 32'),
+        (
+            ['{}/small.py', '{}/small.pth', 'o.onnx', '--score-thr', 'nan'],
+            InputError,
+            '--score-thr nan: must be',
+        ),
+        (['{}/small.py', '{}/small.pth', 'o.onnx', '--iou-thr', '2'], InputError, '--iou-thr 2.0: must be from 0 to 1'),
         (['{}/small.py', '{}/small.pth', 'o.txt'], InputError, 'must end with .onnx'),
         (['{}/small.py', '{}/small.pth', 'none/o.onnx'], InputError, 'there is no folder'),
         (['{}/small.py', '{}/small.pth', 'o.onnx', '--images', '{}/none'], InputError, 'cannot be read'),

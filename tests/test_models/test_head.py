@@ -9,6 +9,7 @@ from torch import nn
 
 from yolov7_simple.models.boxes import decode_boxes, encode_boxes, flatten_levels, gather_cells, max_iof, pad_boxes
 from yolov7_simple.models.head import YOLOv7SimpleHead
+from yolov7_simple.utils.options import OptionError
 
 CELLS = ((8, 12), (4, 6), (2, 3))  # of an image of 64 x 96
 
@@ -251,3 +252,31 @@ def test_mistakes_are_named():
         make_head()([torch.rand(1, 32, *cell) for cell in CELLS])
     with pytest.raises(ValueError, match='3 levels, but got 2'):
         make_head()([torch.rand(1, 16, *cell) for cell in CELLS[:2]])
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'score_thr': float('nan')}, 'score_thr must be a number, 0 to 1'),
+        ({'nms': {'iou_threshold': 2}}, r'nms\.iou_threshold must be a number, 0 to 1, got 2'),
+        ({'nms': {'type': 'soft_nms', 'iou_threshold': -1}}, r'nms\.iou_threshold must be .* got -1'),
+        ({'nms': {'class_agnostic': 'no'}}, r"nms\.class_agnostic must be True or False, got 'no'"),
+    ],
+)
+def test_predictions_refuse_thresholds_that_cannot_be(options, message):
+    with pytest.raises(OptionError, match=message):
+        YOLOv7SimpleHead(2, 8, test_cfg=options)
+    head = YOLOv7SimpleHead(2, 8)
+    with pytest.raises(OptionError, match=message):
+        head.predict_by_feat(*head([torch.zeros(1, 8, 2, 2)] * 3), [{}], cfg=options)
+
+
+@pytest.mark.parametrize('kind', [{}, {'split_thr': 10000}])
+def test_predictions_of_one_object_are_one_box_if_classes_do_not_count(kind):
+    head = YOLOv7SimpleHead(2, 8).eval()  # all classes of a cell have its box
+    outputs = head([torch.zeros(1, 8, 2, 2)] * 3)
+    counts = []
+    for class_agnostic in (False, True):
+        cfg = {'nms': {'type': 'nms', 'iou_threshold': 0.65, 'class_agnostic': class_agnostic, **kind}, 'nms_pre': -1}
+        counts.append(len(head.predict_by_feat(*outputs, [{}], cfg=cfg)[0]))
+    assert counts[0] == 2 * counts[1]

@@ -8,6 +8,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from small_model import CLASSES, export, write_images, write_model
 
+from yolov7_simple.apis.detect import TorchDetector
 from yolov7_simple.apis.inference import load_inferencer
 from yolov7_simple.runtime import InputError, OnnxDetector, read_image
 
@@ -64,6 +65,59 @@ def test_a_file_that_is_not_ours_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'onnxruntime', None)
     with pytest.raises(InputError, match='pip install onnxruntime'):
         OnnxDetector(tmp_path / 'other.onnx')
+
+
+def test_metadata_of_other_tools_are_left_alone_and_later_versions_refused(model, files, tmp_path):
+    export(model, tmp_path / 'a.onnx', files / 'small.py')
+    file = onnx.load(tmp_path / 'a.onnx')
+    own = {entry.key: entry.value for entry in file.metadata_props}
+    for extra, message in (({'onnx.infer': 'onnxruntime.quant', 'x': '{'}, None), ({'version': '2'}, 'update')):
+        onnx.helper.set_model_props(file, {**own, **extra})
+        onnx.save(file, tmp_path / 'b.onnx')
+        if message is None:
+            assert OnnxDetector(tmp_path / 'b.onnx').classes == list(CLASSES)
+        else:
+            with pytest.raises(InputError, match=rf'b\.onnx: its metadata are of version 2.*{message}'):
+                OnnxDetector(tmp_path / 'b.onnx')
+
+
+@pytest.fixture(scope='module')
+def detectors(model, files, tmp_path_factory):
+    path = tmp_path_factory.mktemp('detectors') / 'a.onnx'
+    return export(model, path, files / 'small.py')[1], TorchDetector(files / 'small.py', files / 'small.pth', 'cpu')
+
+
+IMAGE = np.zeros((96, 128, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ('images', 'message'),
+    [
+        (IMAGE, r'one array \(96, 128, 3\): put it into a list'),
+        (IMAGE[..., 0], r'one array \(96, 128\)'),
+        ('photo.jpg', 'this is str'),
+        (None, 'this is NoneType'),
+        (['photo.jpg'], 'image 0 is str'),
+        ([IMAGE, IMAGE[..., 0]], r'image 1 is grey.*GRAY2BGR'),
+        ([IMAGE[..., :1]], 'image 0 is grey'),
+        ([IMAGE.astype(np.float32)], 'image 0 has float32'),
+        ([np.zeros((96, 128, 4), np.uint8)], r'image 0 has \(96, 128, 4\).*BGRA'),
+        ([np.zeros((0, 128, 3), np.uint8)], 'image 0: 128 x 0 pixels'),
+        ([np.zeros((1, 4000, 3), np.uint8)], 'image 0: 4000 x 1 pixels'),
+        ([np.zeros((8, 4000, 3), np.uint8)], 'may be at most 100 times'),
+    ],
+)
+def test_what_is_no_list_of_images_is_refused(detectors, images, message):
+    for detector in detectors:
+        with pytest.raises(InputError, match=message):
+            detector(images)
+
+
+def test_lists_and_arrays_of_images(detectors):
+    for detector in detectors:
+        assert detector([]) == []
+        assert len(detector(np.stack([IMAGE] * 2))) == 2
+        assert len(detector((np.zeros((5, 500, 3), np.uint8),))) == 1
 
 
 def test_the_two_kinds_of_inference_score_the_same_on_bccd(files, model, tmp_path):

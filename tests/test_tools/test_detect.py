@@ -13,6 +13,7 @@ from small_model import CLASSES, ROOT, build_model, export, write_images, write_
 from yolov7_simple.apis.inference import load_inferencer
 from yolov7_simple.runtime import InputError, OnnxDetector, read_image
 from yolov7_simple.runtime.images import MAX_MEGAPIXELS
+from yolov7_simple.runtime.numpy_nms import numpy_nms
 from yolov7_simple.runtime.videos import read_video
 
 KINDS = ('torch', 'onnx')
@@ -195,6 +196,24 @@ def test_tracks_are_the_same_for_both_kinds_of_model(files, tmp_path, monkeypatc
     assert np.abs(frames[0].astype(int) - frames[1]).mean() > 1  # grey, then colours
 
 
+def test_one_object_one_box(files, tmp_path, monkeypatch):
+    path = files / 'images/image2.png'
+    inferencer = load_inferencer(files / 'small.py', files / 'small.pth', 'cpu')
+    scores = []
+    for name, flag in (('classes', []), ('objects', ['--agnostic-nms'])):
+        run_tool(monkeypatch, files, path, '--no-pictures', '--out-dir', tmp_path / name, *flag)
+        found = json.loads((tmp_path / name / 'detections.json').read_text())['annotations']
+        scores.append([one['score'] for one in found])
+        inferencer.model.bbox_head.test_cfg.nms.class_agnostic = bool(flag)
+        assert scores[-1] == pytest.approx(inferencer(str(path))['predictions'][0]['scores'], abs=1e-5)
+    assert scores[0] != scores[1]
+    counts = []
+    for agnostic in (False, True):
+        boxes, values, labels = OnnxDetector(files / 'small.onnx', agnostic_nms=agnostic)([read_image(path)])[0]
+        counts.append(len(boxes) - len(numpy_nms(boxes, values, 0 * labels, 0.5)))
+    assert counts[0] > counts[1] == 0
+
+
 def test_tracks_need_videos_and_the_package(files, tmp_path, monkeypatch):
     pytest.importorskip('trackers')
     for inputs in ([files / 'images'], [files / 'video.mp4', files / 'images/image0.png']):
@@ -214,6 +233,9 @@ def test_tracks_need_videos_and_the_package(files, tmp_path, monkeypatch):
         (['small.onnx', 'images', '--compile'], '--compile is not for small.onnx'),
         (['small.py', 'small.pth', 'images', '--threads', '2'], '--threads is not for small.py, only for an ONNX file'),
         (['small.onnx', 'images', '--threads', '0'], '--threads 0: must be at least 1'),
+        (['small.onnx', 'images', '--score-thr', 'nan'], '--score-thr nan: must be from 0 to 1'),
+        (['small.onnx', 'images', '--score-thr', '2'], '--score-thr 2.0: must be from 0 to 1'),
+        (['small.onnx', 'images', '--max-megapixels', 'nan'], '--max-megapixels nan: must be at least 0'),
         (['small.py', 'small.pth', 'images', '--batch-size', '0'], '--batch-size 0: must be at least 1'),
         (['small.py', 'images'], 'small.py images: name a config, its checkpoint, and then what to detect in'),
     ],

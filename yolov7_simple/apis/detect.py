@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ..models.fast import speed_up
 from ..models.prediction import TestOptions
 from ..runtime.errors import InputError
+from ..runtime.images import check_pixels
 from ..runtime.onnx_detector import Detections
 from .inference import class_names, load_inferencer
 
@@ -24,12 +25,9 @@ class TorchDetector:
         device: Such as ``'cpu'`` or ``'cuda:0'``; None: the best there is.
         fast: Whether to detect with the copy of :func:`speed_up`.
         compiled: Whether torch compiles that copy.
+        agnostic_nms: Whether to set ``class_agnostic`` of ``test_cfg.nms``: one object, one box, whatever its class.
 
-    Attributes:
-        inferencer (DetInferencer): mmdet's.
-        classes (tuple[str, ...]): Names of the classes, in the order of the labels.
-        score_threshold (float): Lowest score of a detection.
-        iou_threshold (float): Largest IoU of two detections of a class.
+    Attributes: ``inferencer``, which is mmdet's, and those of OnnxDetector that describe its detections.
 
     Raises:
         CheckpointError: Config or checkpoint cannot be used, or they do not fit.
@@ -42,18 +40,23 @@ class TorchDetector:
         device: str | None = None,
         fast: bool = True,
         compiled: bool = False,
+        agnostic_nms: bool = False,
     ) -> None:
         self.inferencer = load_inferencer(config, checkpoint, device)
         model = self.inferencer.model
         self.classes = class_names(model)
         options = TestOptions.from_cfg(model.bbox_head.test_cfg)
+        if agnostic_nms:
+            model.bbox_head.test_cfg.nms = {**options.nms, 'class_agnostic': True}
+        self.agnostic_nms = agnostic_nms or options.class_agnostic
         self.score_threshold, self.iou_threshold = options.score_thr, options.iou_threshold
         if fast or compiled:
             self.inferencer.model = speed_up(model, compiled)
 
     def __call__(self, images: Sequence[NDArray[np.uint8]]) -> list[Detections]:
         """Detect in BGR images, (H, W, 3) each."""
-        samples = self.inferencer(list(images), batch_size=len(images), return_datasamples=True)['predictions']
+        images = check_pixels(images)
+        samples = self.inferencer(images, batch_size=max(len(images), 1), return_datasamples=True)['predictions']
         found = [sample.pred_instances.cpu().numpy() for sample in samples]
         return [Detections(instances.bboxes, instances.scores, instances.labels) for instances in found]
 
@@ -70,7 +73,6 @@ class SlicedDetector(TorchDetector):
 
     Raises:
         InputError: sahi is missing.
-        CheckpointError: See :class:`TorchDetector`.
     """
 
     def __init__(self, config: str | Path, checkpoint: str | Path, side: int, score_thr: float, **options) -> None:
@@ -86,11 +88,12 @@ class SlicedDetector(TorchDetector):
 
     def __call__(self, images: Sequence[NDArray[np.uint8]]) -> list[Detections]:
         """Detect in BGR images, (H, W, 3) each."""
-        return [self._detect_slices(image) for image in images]
+        return [self._detect_slices(image) for image in check_pixels(images)]
 
     def _detect_slices(self, image: NDArray[np.uint8]) -> Detections:
         rgb = np.ascontiguousarray(image[..., ::-1])
-        objects = self._predict(rgb, self._model, slice_height=self.side, slice_width=self.side, verbose=0)
+        options = {'postprocess_class_agnostic': self.agnostic_nms, 'verbose': 0}
+        objects = self._predict(rgb, self._model, slice_height=self.side, slice_width=self.side, **options)
         objects = sorted(objects.object_prediction_list, key=lambda one: -one.score.value)
         return Detections(
             np.array([one.bbox.to_xyxy() for one in objects], np.float32).reshape(-1, 4),

@@ -6,6 +6,7 @@ B images, P priors, N candidates of an image, K detections of it, C classes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from typing import NamedTuple
 
 import torch
@@ -15,11 +16,46 @@ from ..ops.nms import pairwise_overlaps
 from ..runtime.onnx_detector import OnnxDetector
 from .export import DeployGraph, ExportError
 
-# Largest differences by rounding between two implementations of the same float32 convolutions; that of a box relative
-# to its longer side.
-SCORE_TOLERANCE = 1e-3
-BOX_TOLERANCE = 1e-3
-IOU_TOLERANCE = 5e-3
+# How often the rounding of PyTorch itself a file may differ: ONNX Runtime adds up in another order.
+ROUNDING_FACTOR = 5
+# Least differences that are allowed, in a score, and in a coordinate relative to the longer side of its box.
+LEAST_TOLERANCE = 1e-3
+# In an IoU, relative to that of a coordinate.
+IOU_FACTOR = 5
+
+
+class Tolerance(NamedTuple):
+    """What rounding may change: a score, a coordinate relative to the longer side of its box, and an IoU."""
+
+    score: float
+    box: float
+    iou: float
+
+
+def measure_tolerance(graph: DeployGraph, images: Tensor) -> Tolerance:
+    """Measure how far float32 is from float64 for this model and these images, and allow a small multiple of it.
+
+    Where logits reach hundreds, as with large weights, float32 itself is more than 1e-3 off. Only boxes count that can
+    be detected: one wild box that is none would let all others differ.
+
+    Raises:
+        ExportError: The model gives numbers that are not finite.
+    """
+    with torch.no_grad():
+        (boxes, scores), (exact_boxes, exact_scores) = (
+            one.raw(one.head(one.neck(one.backbone(inputs))))
+            for one, inputs in ((graph, images), (deepcopy(graph).double(), images.double()))
+        )
+    if not all(values.isfinite().all() for values in (boxes, scores)):
+        raise ExportError('the model gives boxes or scores that are not finite: export another checkpoint')
+    seen = scores.amax(-1) > (graph.score_threshold if graph.with_nms else -1)  # (B, P)
+    side = (exact_boxes[..., 2:] - exact_boxes[..., :2]).amax(-1).clamp(min=1)
+    off = (boxes - exact_boxes).abs().amax(-1) / side
+    score, box = (
+        max(LEAST_TOLERANCE, ROUNDING_FACTOR * values[seen].max().item() if seen.any() else 0.0)
+        for values in ((scores - exact_scores).abs().amax(-1), off)
+    )
+    return Tolerance(score, box, IOU_FACTOR * box)
 
 
 class Difference(NamedTuple):
@@ -44,9 +80,10 @@ def compare(graph: DeployGraph, images: Tensor, outputs: Sequence[Tensor]) -> Di
         images: (B, 3, H, W).
         outputs: ``dets, labels`` or ``boxes, scores``, as :class:`DeployGraph` returns them.
     """
+    tolerance = measure_tolerance(graph, images)
     with torch.no_grad():
         if graph.with_nms:
-            parts = compare_detections(graph, images, *outputs)
+            parts = compare_detections(graph, images, *outputs, tolerance)
         else:
             parts = [compare_raw(graph(images), outputs)]
     faults = [fault for part in parts for fault in part.faults]
@@ -54,11 +91,11 @@ def compare(graph: DeployGraph, images: Tensor, outputs: Sequence[Tensor]) -> Di
         [getattr(part, field) for part in parts] for field in ('box', 'relative_box', 'score', 'count')
     )
     for name, value, limit in (
-        ('boxes', max(relative_box), BOX_TOLERANCE),
-        ('scores', max(score), SCORE_TOLERANCE),
+        ('boxes', max(relative_box), tolerance.box),
+        ('scores', max(score), tolerance.score),
     ):
         if not value <= limit:  # NaN is a fault, too
-            faults.append(f'{name} differ by {value:.2g}, and rounding by no more than {limit:g}')
+            faults.append(f'{name} differ by {value:.2g}, and rounding by no more than {limit:.2g}')
     return Difference(max(box), max(relative_box), max(score), sum(count), faults)
 
 
@@ -76,7 +113,9 @@ def compare_raw(wanted: Sequence[Tensor], given: Sequence[Tensor]) -> Difference
     )
 
 
-def compare_detections(graph: DeployGraph, images: Tensor, dets: Tensor, labels: Tensor) -> list[Difference]:
+def compare_detections(
+    graph: DeployGraph, images: Tensor, dets: Tensor, labels: Tensor, tolerance: Tolerance
+) -> list[Difference]:
     """Check that detections are the result of exact NMS on the model's candidates, up to rounding.
 
     Comparing box by box would not work: a candidate that rounding moves across a threshold also changes the fate of
@@ -88,6 +127,7 @@ def compare_detections(graph: DeployGraph, images: Tensor, dets: Tensor, labels:
         images: (B, 3, H, W).
         dets: (B, K, 5).
         labels: (B, K).
+        tolerance: What rounding may change.
 
     Returns:
         The difference for each image.
@@ -99,10 +139,10 @@ def compare_detections(graph: DeployGraph, images: Tensor, dets: Tensor, labels:
     if graph.nms_pre > 0:
         cells = [level.shape[2] * level.shape[3] for level in outputs[0]]
         levels = scores.split([min(graph.nms_pre, count) for count in cells], 1)
-        cut = torch.cat([level[:, -1:].expand_as(level) for level in levels], 1) + SCORE_TOLERANCE
+        cut = torch.cat([level[:, -1:].expand_as(level) for level in levels], 1) + tolerance.score
     else:
         cut = torch.zeros_like(scores)
-    cut = cut.clamp(min=graph.score_threshold + SCORE_TOLERANCE)
+    cut = cut.clamp(min=graph.score_threshold + tolerance.score)
 
     differences = []
     for i in range(len(images)):
@@ -110,12 +150,12 @@ def compare_detections(graph: DeployGraph, images: Tensor, dets: Tensor, labels:
         kept, kept_labels = dets[i][found], labels[i][found]
         sure = scores[i] > cut[i]
         if found.all() and len(kept) < scores.shape[1]:  # max_per_img is reached
-            sure &= scores[i] > kept[-1, 4] + SCORE_TOLERANCE
+            sure &= scores[i] > kept[-1, 4] + tolerance.score
         candidates = (boxes[i][sure], scores[i][sure], candidate_labels[i][sure])
         lowest = kept[-1, 4] if len(kept) else 1.0
-        likely = every[1][i] > lowest - SCORE_TOLERANCE
+        likely = every[1][i] > lowest - tolerance.score
         everything = tuple(values[i][likely] for values in every)
-        differences.append(compare_image(graph, kept, kept_labels, candidates, everything))
+        differences.append(compare_image(graph, kept, kept_labels, candidates, everything, tolerance))
     return differences
 
 
@@ -125,6 +165,7 @@ def compare_image(
     kept_labels: Tensor,
     candidates: tuple[Tensor, Tensor, Tensor],
     everything: tuple[Tensor, Tensor, Tensor],
+    tolerance: Tolerance,
 ) -> Difference:
     """Do :func:`compare_detections` for one image.
 
@@ -134,6 +175,7 @@ def compare_image(
         kept_labels: (K,).
         candidates: Boxes (N, 4), scores (N,) and labels (N,) that NMS must have seen.
         everything: The same, for all that it may have seen.
+        tolerance: What rounding may change.
     """
     faults = []
     if not len(kept):
@@ -160,15 +202,15 @@ def compare_image(
             return torch.ones(len(rows), len(columns), dtype=torch.bool)
         return rows[:, None] == columns
 
-    doubled = pairwise_overlaps(kept[:, :4], kept[:, :4], graph.iou_threshold + IOU_TOLERANCE, 0)
+    doubled = pairwise_overlaps(kept[:, :4], kept[:, :4], graph.iou_threshold + tolerance.iou, 0)
     doubled &= meet(kept_labels, kept_labels)
     num_doubled = int(doubled.triu(1).any(0).sum())
     if num_doubled:
         faults.append(f'{num_doubled} detections should have been suppressed')
 
     boxes, scores, labels = candidates
-    excused = pairwise_overlaps(kept[:, :4], boxes, graph.iou_threshold - IOU_TOLERANCE, 0)
-    excused &= meet(kept_labels, labels) & (kept[:, 4:] >= scores - SCORE_TOLERANCE)
+    excused = pairwise_overlaps(kept[:, :4], boxes, graph.iou_threshold - tolerance.iou, 0)
+    excused &= meet(kept_labels, labels) & (kept[:, 4:] >= scores - tolerance.score)
     # A kept candidate overlaps itself and so is excused, unless it has no area.
     missed = ~excused.any(0) & ((boxes[:, 2:] - boxes[:, :2]).amin(1) > 1e-3)
     if missed.any():

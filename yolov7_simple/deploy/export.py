@@ -6,6 +6,8 @@ B images, P priors (cells of all levels), N candidates (cell and class), K detec
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -93,13 +95,10 @@ class DeployGraph(nn.Module):
             With NMS, dets (B, K, 5): xyxy in pixels of the input and score, best first, and labels (B, K), -1 where
             an image has fewer than K. Without, boxes (B, P, 4), xyxy, and scores (B, P, C).
         """
-        cls_scores, bbox_preds, objectnesses = self.head(self.neck(self.backbone(images)))
+        outputs = self.head(self.neck(self.backbone(images)))
         if not self.with_nms:
-            priors = torch.cat(self.head.level_priors(cls_scores))
-            scores = (flatten_levels(cls_scores).sigmoid() * flatten_levels(objectnesses).sigmoid()).sqrt()
-            return decode_boxes(priors, flatten_levels(bbox_preds)), scores
-
-        boxes, scores, labels = self.head.candidates(cls_scores, bbox_preds, objectnesses, self.nms_pre)
+            return self.raw(outputs)
+        boxes, scores, labels = self.head.candidates(*outputs, self.nms_pre)
         if self.class_agnostic:
             class_scores = scores.unsqueeze(1)  # (B, 1, N)
         else:
@@ -115,6 +114,25 @@ class DeployGraph(nn.Module):
         dets = torch.cat([gather_rows(boxes, order), best.unsqueeze(-1)], -1)
         dets = torch.where(found.unsqueeze(-1), dets, torch.zeros_like(dets))
         return dets, torch.where(found, labels.gather(1, order), -torch.ones_like(order))
+
+    def raw(self, outputs: Sequence[Sequence[Tensor]]) -> tuple[Tensor, Tensor]:
+        """Decode what the head gives, in its precision: boxes (B, P, 4), xyxy, and scores (B, P, C)."""
+        cls_scores, bbox_preds, objectnesses = outputs
+        priors = torch.cat(self.head.level_priors(cls_scores))
+        scores = (flatten_levels(cls_scores).sigmoid() * flatten_levels(objectnesses).sigmoid()).sqrt()
+        return decode_boxes(priors, flatten_levels(bbox_preds)), scores
+
+
+@contextmanager
+def constant_priors(graph: DeployGraph, images: Tensor) -> Iterator[None]:
+    """Trace priors of this size as constants: OpenCV and converters to float16 fail on their computation."""
+    head = graph.head
+    priors = head.level_priors(head(graph.neck(graph.backbone(images)))[0])
+    head.level_priors = lambda levels: priors
+    try:
+        yield
+    finally:
+        del head.level_priors
 
 
 def export_onnx(
@@ -149,11 +167,14 @@ def export_onnx(
     # The TorchScript exporter needs no further package and writes all of these opsets. torch's newer one, dynamo, only
     # writes 18 and converts down from there.
     chosen = {'dynamo': False} if 'dynamo' in torch.onnx.export.__code__.co_varnames else {}
-    with warnings.catch_warnings(), torch.no_grad():
+    images = torch.zeros(2, 3, *size)
+    graph.eval()
+    fixed = nullcontext() if dynamic_size else constant_priors(graph, images)
+    with warnings.catch_warnings(), torch.no_grad(), fixed:
         warnings.simplefilter('ignore')  # on the older exporter, and on sizes becoming constants
         torch.onnx.export(
-            graph.eval(),
-            (torch.zeros(2, 3, *size),),
+            graph,
+            (images,),
             str(path),
             opset_version=opset,
             input_names=['images'],
@@ -161,7 +182,7 @@ def export_onnx(
             dynamic_axes=axes,
             **chosen,
         )
-        shapes = [output.shape for output in graph(torch.zeros(1, 3, *size))]
+        shapes = [output.shape for output in graph(images[:1])]
     model = onnx.load(str(path))
     foreign = {node.op_type for node in model.graph.node if node.domain not in ('', 'ai.onnx')}
     if foreign:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from mmengine.config import Config
 
-from ..runtime.onnx_detector import PRODUCER
+from ..runtime.onnx_detector import METADATA_VERSION, PRODUCER
 from ..utils.configs import type_name
 from .export import DeployGraph, ExportError
 
@@ -91,6 +91,7 @@ def build_metadata(graph: DeployGraph, classes: Sequence[str], preprocessing: Pr
     """Collect all that is needed to use the file; every value is JSON."""
     values = {
         'producer': PRODUCER,
+        'version': METADATA_VERSION,
         'outputs': 'detections' if graph.with_nms else 'raw',
         'classes': list(classes),
         'resize': {'long': max(preprocessing.scale), 'short': min(preprocessing.scale), 'interpolation': 'bilinear'},

@@ -97,6 +97,7 @@ class YOLOv7SimpleHead(BaseDenseHead):
         self.ignore_iof_thr = ignore_iof_thr
         self.train_cfg = train_cfg
         self.test_cfg = ConfigDict(test_cfg or {})
+        TestOptions.from_cfg(self.test_cfg)
         self.loss_cls = MODELS.build(loss_cls or DEFAULT_LOSS_CLS)
         self.loss_bbox = MODELS.build(loss_bbox or DEFAULT_LOSS_BBOX)
         self.loss_obj = MODELS.build(loss_obj or DEFAULT_LOSS_OBJ)
@@ -250,13 +251,12 @@ class YOLOv7SimpleHead(BaseDenseHead):
         Returns:
             Boxes (B, N, 4), xyxy in pixels of the input; scores (B, N); labels (B, N).
         """
-        priors = torch.cat(self.level_priors(cls_scores))
-        boxes = decode_boxes(priors, flatten_levels(bbox_preds).float())
-        all_scores, all_labels, all_cells = [], [], []
-        start = 0
-        for cls_score, objectness in zip(cls_scores, objectnesses):
-            num_cells = cls_score.shape[2] * cls_score.shape[3]
-            score = (cls_score.float().sigmoid() * objectness.float().sigmoid()).sqrt().flatten(1)  # (B, C * H * W)
+        priors = self.level_priors(cls_scores)
+        boxes = decode_boxes(torch.cat(priors), flatten_levels(bbox_preds))
+        all_scores, all_labels, all_cells, start = [], [], [], 0
+        for cls_score, objectness, cells in zip(cls_scores, objectnesses, priors):
+            num_cells = cells.shape[0]
+            score = (cls_score.sigmoid() * objectness.sigmoid()).sqrt().flatten(1)  # (B, C * H * W)
             scores, index = score.topk(smaller(nms_pre, num_cells) if nms_pre > 0 else score.shape[1])
             all_scores.append(scores)
             all_labels.append(torch.div(index, num_cells, rounding_mode='floor'))
@@ -289,7 +289,8 @@ class YOLOv7SimpleHead(BaseDenseHead):
             ``bboxes`` (N, 4) xyxy, ``scores`` (N,) best first and ``labels`` (N,) of each image.
         """
         options = TestOptions.from_cfg(self.test_cfg if cfg is None else cfg)
-        boxes, scores, labels = self.candidates(cls_scores, bbox_preds, objectnesses, options.nms_pre)
+        levels = ([level.float() for level in kind] for kind in (cls_scores, bbox_preds, objectnesses))
+        boxes, scores, labels = self.candidates(*levels, options.nms_pre)
         selected = options.select(boxes, scores, labels, with_nms)
         if rescale:
             numbers = torch.tensor([[*meta['scale_factor'], *meta['ori_shape'][1::-1]] for meta in batch_img_metas])

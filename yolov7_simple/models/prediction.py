@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..ops.nms_batch import nms_batch, true_indices
 from ..utils.configs import type_name
-from ..utils.options import Share
+from ..utils.options import OptionError, Share, describe_type, fits
 
 
 class TestOptions(NamedTuple):
@@ -36,6 +36,10 @@ class TestOptions(NamedTuple):
         options = cls(**{name: cfg[name] for name in cls._fields if cfg.get(name) is not None})
         if (type_name(options.nms) or 'nms') == 'nms':
             options = options._replace(nms={**cls().nms, **options.nms, 'type': 'nms'})
+        for name, hint in (('score_thr', Share), ('nms.iou_threshold', Share), ('nms.class_agnostic', bool)):
+            value = getattr(options, name.removeprefix('nms.'))
+            if not fits(value, hint):
+                raise OptionError(f'test_cfg.{name} must be {describe_type(hint)}, got {value!r}')
         return options
 
     @property
@@ -50,7 +54,7 @@ class TestOptions(NamedTuple):
 
     @property
     def class_agnostic(self) -> bool:
-        """Whether NMS treats all classes as one."""
+        """Whether NMS treats all classes as one, so that an object has one box: mmcv's word, of any type of NMS."""
         return self.nms.get('class_agnostic', False)
 
     def select(self, boxes: Tensor, scores: Tensor, labels: Tensor, with_nms: bool) -> list[tuple[Tensor, Tensor]]:

@@ -106,9 +106,7 @@ def draw_detections(
     thickness = max(1, round(font_scale * 1.2))
 
     # Small boxes are drawn last, so that large ones do not hide them.
-    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    order = np.argsort(-areas, kind='stable')
-    for i in order:
+    for i in np.argsort(-(boxes[:, 2:] - boxes[:, :2]).prod(1), kind='stable'):
         corners = [tuple(corner) for corner in boxes[i].round().astype(int).reshape(2, 2).tolist()]
         cv2.rectangle(canvas, *corners, color_of(int(labels[i])), line)
 
@@ -125,6 +123,5 @@ def draw_detections(
         luminance = 0.114 * color[0] + 0.587 * color[1] + 0.299 * color[2]
         ink = (0, 0, 0) if luminance > 110 else (255, 255, 255)
         cv2.rectangle(canvas, (x1, y1), (x2 - 1, y2 - 1), color, cv2.FILLED)
-        origin = (x1 + margin, y2 - baseline)
-        cv2.putText(canvas, text, origin, FONT, font_scale, ink, thickness, cv2.LINE_AA)
+        cv2.putText(canvas, text, (x1 + margin, y2 - baseline), FONT, font_scale, ink, thickness, cv2.LINE_AA)
     return canvas

@@ -42,6 +42,17 @@ def examples(items: Sequence, count: int = NUM_EXAMPLES) -> str:
     return ', '.join(map(str, items[:count])) + more
 
 
+def check_share(name: str, value: float) -> float:
+    """Return a threshold of scores or IoU.
+
+    Raises:
+        InputError: It is not from 0 to 1, or not a number.
+    """
+    if not 0 <= value <= 1:  # also of nan
+        raise InputError(f'{name} {value}: must be from 0 to 1')
+    return value
+
+
 def run_tool(main: Callable[[], int | None]) -> None:
     """Run the ``main`` of a tool and exit with its status; a :class:`UserError` becomes one line and status 1."""
     try:

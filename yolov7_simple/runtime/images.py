@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -33,6 +34,36 @@ def check_size(name: str, height: int, width: int, max_megapixels: float | None)
             f'{max_megapixels:g}: make it smaller or raise the limit with --max-megapixels (tools/detect.py --slice '
             'has none, and sees small objects)'
         )
+
+
+def check_pixels(images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
+    """Make sure that these are images as :func:`read_image` gives them, and not, say, the rows of one.
+
+    Args:
+        images: BGR, (H, W, 3) each; a list, or one array of them, (B, H, W, 3).
+
+    Returns:
+        The list of them.
+
+    Raises:
+        InputError: The message says what was given, and how to turn it into what is wanted.
+    """
+    wanted = 'detection takes a list of images, arrays (H, W, 3) of uint8 in BGR'
+    if isinstance(images, (str, bytes, Path)) or not isinstance(images, (Sequence, np.ndarray)):
+        raise InputError(f'{wanted}, and this is {type(images).__name__}: [read_image(path)] reads a file')
+    if isinstance(images, np.ndarray) and images.ndim != 4:
+        raise InputError(f'{wanted}, and this is one array {images.shape}: put it into a list, [image]')
+    for i, image in enumerate(images):
+        if not isinstance(image, np.ndarray):
+            raise InputError(f'{wanted}, and image {i} is {type(image).__name__}: read_image(path) reads a file')
+        if image.dtype != np.uint8:
+            raise InputError(f'{wanted}, and image {i} has {image.dtype}: scale it to 0 to 255, then .astype(np.uint8)')
+        if image.ndim == 2 or image.shape[2:] == (1,):
+            raise InputError(f'{wanted}, and image {i} is grey, {image.shape}: cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)')
+        if image.ndim != 3 or image.shape[2] != 3:
+            raise InputError(f'{wanted}, and image {i} has {image.shape}; of BGRA take image[..., :3]')
+        check_size(f'image {i}', *image.shape[:2], None)
+    return list(images)
 
 
 def is_cut_short(data: bytes) -> bool:

@@ -15,8 +15,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError
+from .images import check_pixels
+from .numpy_nms import numpy_nms
 
 PRODUCER = 'yolov7_simple'
+METADATA_VERSION = 1  # of the metadata; a file without one is of before
+KEYS = (
+    'producer',
+    'outputs',
+    'classes',
+    'resize',
+    'channel_order',
+    'mean',
+    'std',
+    'pad_value',
+    'pad_size_divisor',
+    'score_threshold',
+    'iou_threshold',
+)
 
 
 class Detections(NamedTuple):
@@ -33,17 +49,26 @@ class OnnxDetector:
     Args:
         path: ONNX file, exported with NMS.
         num_threads: Threads of onnxruntime; None: one for each core.
+        agnostic_nms: Whether to keep one box of an object, whatever its class, also where the file was exported without
+            ``--agnostic-nms``.
 
     Attributes:
         classes (list[str]): Names of the classes, in the order of the labels.
         score_threshold (float): Lowest score of a detection.
         iou_threshold (float): Largest IoU of two detections of a class.
+        agnostic_nms (bool): Whether it is that of any two detections.
 
     Raises:
-        InputError: The file is not there or was not written by that tool, or onnxruntime is missing.
+        InputError: The file is not there, or was not written by that tool or by a later version of it, or
+            onnxruntime is missing.
     """
 
-    def __init__(self, path: str | Path, num_threads: int | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        num_threads: int | None = None,
+        agnostic_nms: bool = False,
+    ) -> None:
         try:
             import onnxruntime
         except ImportError as error:
@@ -60,9 +85,16 @@ class OnnxDetector:
             raise InputError(f'{path}: onnxruntime cannot load it: {str(error).splitlines()[0]}') from error
         metadata = self.session.get_modelmeta().custom_metadata_map
         try:
-            values = {key: json.loads(value) for key, value in metadata.items()}
+            # Tools that change files add metadata of their own, in any form.
+            values = {key: json.loads(metadata[key]) for key in KEYS}
             if values['producer'] != PRODUCER:
                 raise KeyError('producer')
+            version = int(json.loads(metadata.get('version', '0')))
+            if version > METADATA_VERSION:
+                raise InputError(
+                    f'{path}: its metadata are of version {version}, and this yolov7_simple reads {METADATA_VERSION}: '
+                    'update yolov7_simple, or export the file with this one'
+                )
             self.classes: list[str] = values['classes']
             self.resize = (values['resize']['long'], values['resize']['short'])
             self.is_rgb = values['channel_order'] == 'RGB'
@@ -72,7 +104,10 @@ class OnnxDetector:
             self.pad_size_divisor = values['pad_size_divisor']
             self.score_threshold = values['score_threshold']
             self.iou_threshold = values['iou_threshold']
+            self.agnostic_nms = agnostic_nms or json.loads(metadata.get('class_agnostic', 'false'))
             self.has_nms = values['outputs'] == 'detections'
+        except InputError:
+            raise
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f'{path}: was not written by tools/export_onnx.py: no usable metadata {error}') from error
         _, _, height, width = self.session.get_inputs()[0].shape
@@ -87,7 +122,11 @@ class OnnxDetector:
         Returns:
             The input of the network, (B, 3, H, W), and the factors by which width and height of each image were
             multiplied, (B, 2).
+
+        Raises:
+            InputError: These are no such images.
         """
+        images = check_pixels(images)
         resized = [self._resize(image) for image in images]
         if self.input_size is None:
             height, width = np.max([image.shape[:2] for image in resized], 0)
@@ -112,7 +151,7 @@ class OnnxDetector:
         factor = min(self.resize[0] / max(height, width), self.resize[1] / min(height, width))
         if self.input_size is not None:
             factor = min(factor, self.input_size[0] / height, self.input_size[1] / width)
-        size = (int(width * factor + 0.5), int(height * factor + 0.5))
+        size = (max(int(width * factor + 0.5), 1), max(int(height * factor + 0.5), 1))
         return image if size == (width, height) else cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
 
     def __call__(self, images: Sequence[NDArray[np.uint8]]) -> list[Detections]:
@@ -125,10 +164,13 @@ class OnnxDetector:
             The detections of each image.
 
         Raises:
-            InputError: The file was exported with ``--raw``.
+            InputError: The file was exported with ``--raw``, or these are no such images.
         """
         if not self.has_nms:
             raise InputError('this file was exported with --raw: its boxes have not been through NMS')
+        images = check_pixels(images)
+        if not images:
+            return []
         batch, factors = self.preprocess(images)
         dets, labels = self.session.run(['dets', 'labels'], {'images': batch})
         results = []
@@ -137,7 +179,11 @@ class OnnxDetector:
             image_dets, image_labels = image_dets[found], image_labels[found]
             height, width = image.shape[:2]
             boxes = (image_dets[:, :4] / np.tile(factor, 2)).clip(0, np.array([width, height] * 2, np.float32))
-            results.append(Detections(boxes, image_dets[:, 4], image_labels))
+            detections = Detections(boxes, image_dets[:, 4], image_labels)
+            if self.agnostic_nms:
+                kept = numpy_nms(*detections[:2], np.zeros_like(image_labels), self.iou_threshold)
+                detections = Detections(*(values[kept] for values in detections))
+            results.append(detections)
         return results
 
 
