@@ -39,6 +39,7 @@ _CLASSES = {
     'SafeCheckpointHook': 'engine.safe_checkpoint',
     'SeededMixDataset': 'datasets.mix_dataset',
     'YOLOv7SimpleHead': 'models.head',
+    'packed_collate': 'datasets.packing',
 }
 __all__ = [*_CLASSES, 'config_path']
 
