@@ -8,6 +8,7 @@ import random
 import string
 import tempfile
 import time
+import urllib.parse
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,6 @@ from pathlib import Path
 from ssl import SSLCertVerificationError
 from typing import Annotated, Any, ClassVar
 from urllib.error import HTTPError
-from urllib.parse import quote, urlsplit
 from urllib.request import urlopen
 
 from mmengine.fileio import HTTPBackend, LmdbBackend, LocalBackend, get_file_backend
@@ -73,13 +73,13 @@ class RetryingHTTPBackend(HTTPBackend):
             RemoteError: Its server has not given the last files either.
         """
         url = str(filepath)
-        server = '://'.join(urlsplit(url)[:2])
+        server = '://'.join(urllib.parse.urlsplit(url)[:2])
         # A server that did not give the last file is not waited for long.
         attempts = 1 + min(self.retries, 1 if self._failed_in_a_row[server] else self.retries)
         for attempt in range(attempts):
             try:
                 # Names of files may have spaces and umlauts.
-                with urlopen(quote(url, safe=string.punctuation), timeout=self.timeout) as answer:
+                with urlopen(urllib.parse.quote(url, safe=string.punctuation), timeout=self.timeout) as answer:
                     content = answer.read()
             except (OSError, HTTPException) as error:
                 reason = self._describe(error)
@@ -141,6 +141,7 @@ class ForkedLmdbBackend(LmdbBackend):
         RemoteError: The package lmdb is missing.
     """
 
+    _client: Any = None
     _clients: ClassVar[dict[tuple[int, str], Any]] = {}  # by process and path: lmdb opens nothing twice
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
