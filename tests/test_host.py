@@ -18,6 +18,8 @@ PRIVATE = [
     ('mmengine.runner:Runner', '_randomness_cfg'),
     ('mmengine.runner:EpochBasedTrainLoop', '_decide_current_val_interval'),
     ('mmengine.runner.runner:_SlicedDataset', '_dataset'),
+    ('mmengine.fileio:LmdbBackend', '_client'),
+    ('mmengine.fileio:LmdbBackend', '_get_client'),
     ('mmengine.hooks:CheckpointHook', '_save_checkpoint_with_step'),
     ('mmengine.hooks:CheckpointHook', '_save_best_checkpoint'),
     ('mmdet.models.data_preprocessors:BatchSyncRandomResize', '_random_size_range'),

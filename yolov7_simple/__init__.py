@@ -39,6 +39,7 @@ _CLASSES = {
     'SafeCheckpointHook': 'engine.safe_checkpoint',
     'SeededMixDataset': 'datasets.mix_dataset',
     'YOLOv7SimpleHead': 'models.head',
+    'packed_collate': 'datasets.packing',
 }
 __all__ = [*_CLASSES, 'config_path']
 
@@ -50,7 +51,8 @@ def _change_process() -> None:
     2. The classes of ``__all__`` enter mmdet's registries.
     3. ``torch.load`` and mmengine's loader read mmengine's own checkpoints with ``weights_only`` on.
     4. mmengine gets a checkpoint scheme of ours, ``rtodlab://NAME``.
-    5. mmengine gets a file backend of ours, which writes checkpoints.
+    5. mmengine gets a file backend of ours, which writes checkpoints, and subclasses of its own for HTTP, with timeouts
+       and retries, and for LMDB, which workers can share.
     6. Three warnings are filtered: Pillow's, as an unreadable image raises our own error, torch's on meshgrid, and that
        on pinned memory, which the configs ask for and only a GPU has.
     """
@@ -65,6 +67,7 @@ def _change_process() -> None:
     from mmengine.fileio import register_backend
     from mmengine.runner import CheckpointLoader
 
+    from .datasets.remote import ForkedLmdbBackend, RetryingHTTPBackend
     from .engine.safe_checkpoint import BACKEND, AtomicLocalBackend
     from .models.rtodlab_weights import SCHEME, load_from_rtodlab
     from .utils.checkpoint import allow_mmengine_checkpoints
@@ -72,6 +75,8 @@ def _change_process() -> None:
     allow_mmengine_checkpoints()
     CheckpointLoader.register_scheme(SCHEME, load_from_rtodlab, force=True)
     register_backend(BACKEND, AtomicLocalBackend, force=True)
+    register_backend('http', RetryingHTTPBackend, force=True, prefixes=['http', 'https'])
+    register_backend('lmdb', ForkedLmdbBackend, force=True)
     warnings.filterwarnings('ignore', module=r'PIL\.')
     warnings.filterwarnings('ignore', message='torch.meshgrid: in an upcoming release')
     warnings.filterwarnings('ignore', message="'pin_memory' argument is set as true")

@@ -34,6 +34,7 @@ train_dataloader = dict(
     num_workers=8,
     persistent_workers=True,
     pin_memory=True,
+    collate_fn=dict(type='packed_collate'),  # what the trainer receives in little time
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
         type='SeededMixDataset',

@@ -4,11 +4,14 @@
     python tools/benchmarks/benchmark_pipeline.py --memory 20000
     python tools/benchmarks/benchmark_pipeline.py --photographs 300
     python tools/benchmarks/benchmark_pipeline.py --workers 1 2 4 8 --plot workers.png
+    python tools/benchmarks/benchmark_pipeline.py --transfer 60
 
 The first prints the milliseconds of a training and of a validation sample. The pipelines take turns, so that other
 load on the machine slows all of them alike: quote the ratios. The second prints the memory of a process while it makes
 samples, and that of eight workers together with and without the cache. The third does as the first for our path, on
-images of --data that are enlarged to 12 megapixels. The last counts samples a second through a loader, and draws them.
+images of --data that are enlarged to 12 megapixels. The fourth counts samples a second through a loader, and draws
+them. The last prints what a batch costs the process that trains: to receive it from eight workers, and to preprocess
+it.
 """
 
 from __future__ import annotations
@@ -32,13 +35,15 @@ import cv2
 import mmdet
 import torch
 from matplotlib.figure import Figure
-from mmdet.registry import DATASETS
+from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate, worker_init_fn
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
+
+from yolov7_simple.datasets.packing import packed_collate
 
 SIZE = (640, 640)
 NUM_NEEDED = 1000  # samples a second: about what eight GPUs that train Tiny ask for
@@ -53,6 +58,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--memory', metavar='SAMPLES', type=int, help='watch the memory over so many samples instead')
     parser.add_argument('--photographs', metavar='N', type=int, help='time samples of so many large images instead')
     parser.add_argument('--workers', metavar='N', nargs='+', type=int, help='count samples a second instead')
+    parser.add_argument('--transfer', metavar='BATCHES', type=int, help='time what the trainer does instead')
     parser.add_argument('--plot', type=Path, help='PNG file for --workers')
     args = parser.parse_args()
     for name in ('annotations/instances_train2017.json', 'annotations/instances_val2017.json'):
@@ -227,6 +233,36 @@ class Endless(Sampler):
             yield from torch.randperm(len(self.dataset)).tolist()
 
 
+def time_transfer(args: argparse.Namespace) -> None:
+    """Print the processor time of the main process for each batch of the recipe, by the way that it is sent."""
+    cfg = our_config()
+    dataset = build(cfg.train_dataloader.dataset, args.data, 'train2017')
+    cfg.model.data_preprocessor.pop('batch_augments')  # sizes that change would hide the rest
+    preprocessor = MODELS.build(cfg.model.data_preprocessor)
+    rows = {'pseudo_collate': pseudo_collate, 'packed_collate': packed_collate}
+    options = {'num_workers': 8, 'worker_init_fn': lambda worker: cv2.setNumThreads(0)}
+    loaders = {
+        name: iter(DataLoader(dataset, 16, sampler=Endless(dataset), collate_fn=collate, **options))
+        for name, collate in rows.items()
+    }
+    times: dict[str, list[list[float]]] = {name: [] for name in rows}
+    num_warm_up = 20
+    for _ in range(num_warm_up + args.transfer):
+        for name, batches in loaders.items():
+            start = time.process_time()
+            batch = next(batches)
+            received = time.process_time()
+            preprocessor(batch, True)
+            times[name].append([1e3 * (received - start), 1e3 * (time.process_time() - received)])
+    print(
+        f'\nThe main process, 16 images of {SIZE[0]} from 8 workers, medians over {args.transfer} batches\n\n'
+        '| sent by | ms to receive | ms to preprocess | in all |\n| --- | ---: | ---: | ---: |'
+    )
+    for name, values in times.items():
+        receive, preprocess = map(statistics.median, zip(*values[num_warm_up:]))
+        print(f'| {name} | {receive:.2f} | {preprocess:.2f} | {receive + preprocess:.2f} |')
+
+
 def count_samples(dataset: Dataset, num_workers: int) -> float:
     """Samples a second through a loader, once each worker has filled its queue."""
 
@@ -289,6 +325,8 @@ def main() -> None:
         compare_photographs(args)
     elif args.workers:
         count_over_workers(args)
+    elif args.transfer:
+        time_transfer(args)
     else:
         compare(args)
 

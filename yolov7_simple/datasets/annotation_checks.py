@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 
 from mmengine.fileio import get_text
 
-from ..runtime.errors import UserError, examples
+from ..runtime.errors import DamagedImageError, UserError, examples
 from ..runtime.images import MAX_RATIO
 from .headers import MAX_PIXELS
+from .loading import read_file
+from .remote import is_remote
 
 MAX_NUMBER = 1e15  # whole numbers up to here are exact in float64
 
@@ -117,7 +119,7 @@ def read_json(path: str, backend_args: dict | None = None) -> Any:
     Raises:
         AnnotationError: There is none, or it is not JSON.
     """
-    if '://' not in path and not os.path.isfile(path):
+    if not is_remote(path, backend_args) and not os.path.isfile(path):
         raise AnnotationError(
             f'No annotation file at {os.path.abspath(path)}: set data_root and ann_file of the dataset in the '
             'config; on the command line, --cfg-options data_root=DIR tells which keys of the config that is'
@@ -125,7 +127,11 @@ def read_json(path: str, backend_args: dict | None = None) -> Any:
     try:
         return json.loads(get_text(path, backend_args=backend_args))
     # ValueError: not UTF-8, not JSON, or a number of thousands of digits. RecursionError: too deeply nested lists.
-    except (ValueError, RecursionError, OSError) as error:
+    except UserError:  # a server that is down
+        raise
+    except OSError as error:
+        raise AnnotationError(f'{path}: cannot be read: {error.strerror or error}') from error
+    except (ValueError, RecursionError) as error:
         raise AnnotationError(f'{path}: not a JSON file that can be read: {error}') from error
 
 
@@ -185,23 +191,26 @@ def name_record(content: dict, key: str, i: int) -> str:
     return f'{key}[{i}] (id {shorten(content[key][i].get("id"))})'
 
 
-def find_missing(images: Sequence[dict], folder: str, data_root: str | None, allow_outside: bool) -> list[str]:
-    """Find missing images by listing each folder once, without opening a file.
+def find_missing(
+    images: Sequence[dict], folder: str, data_root: str | None, allow_outside: bool, backend_args: dict | None = None
+) -> list[str]:
+    """Find missing images by listing each folder once, without opening a file; in a remote one, by reading one.
 
     Args:
         images: Records with a ``file_name``.
-        folder: Folder that the names are relative to. In a remote one no file is looked for.
+        folder: Folder that the names are relative to. In a remote one none is listed.
         data_root: Another folder that images may lie in, or None.
         allow_outside: Whether images may lie anywhere.
+        backend_args: Of mmengine's file backend.
 
     Returns:
         The missing paths.
 
     Raises:
-        AnnotationError: A path, or the target of a link, is outside of the two folders or not a file. The message does
-            not name the annotation file.
+        AnnotationError: A path, or the target of a link, is outside of the two folders or not a file, or no remote
+            image can be read. The message does not name the annotation file.
     """
-    is_remote = '://' in folder
+    elsewhere = is_remote(folder, backend_args)
     roots = [os.path.realpath(root) for root in (folder, data_root) if root is not None]
 
     def check_inside(i: int, path: str) -> None:
@@ -215,7 +224,7 @@ def find_missing(images: Sequence[dict], folder: str, data_root: str | None, all
     listings: dict[str, dict[str, os.DirEntry]] = {}
     for i, image in enumerate(images):
         name = image['file_name']
-        if is_remote:
+        if elsewhere:
             if os.path.isabs(name) or '..' in name.split('/'):
                 check_inside(i, name)
             continue
@@ -233,7 +242,28 @@ def find_missing(images: Sequence[dict], folder: str, data_root: str | None, all
                 missing.append(path)
             elif not os.path.isfile(path):
                 raise AnnotationError(f'images[{i}] (id {shorten(image["id"])}): {path} is not a file')
+    if elsewhere:
+        probe_images([os.path.join(folder, images[i]['file_name']) for i in (0, len(images) // 2, -1)], backend_args)
     return missing
+
+
+def probe_images(paths: Sequence[str], backend_args: dict | None) -> None:
+    """Read one of a few remote images, before a run starts on a server that is down or has another folder.
+
+    Raises:
+        AnnotationError: None can be read.
+    """
+    problems = {}
+    for path in paths:
+        try:
+            read_file(path, backend_args)
+            return
+        except DamagedImageError as error:
+            problems[path] = str(error)
+    raise AnnotationError(
+        f'of its images {len(problems)} were tried and none can be read: {"; ".join(problems.values())}. Look at the '
+        'server or database, and at data_root, data_prefix and backend_args of the dataset'
+    )
 
 
 def list_folder(path: str) -> dict[str, os.DirEntry]:

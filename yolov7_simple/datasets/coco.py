@@ -18,6 +18,7 @@ from ..utils.options import OptionError, Share, checked_options
 from .annotation_checks import AnnotationError, find_missing, is_text
 from .annotation_reading import paused_gc, read_annotations
 from .headers import BAR, Header, image_headers
+from .remote import is_remote
 
 
 def clip_xywh(box: list[float], width: float, height: float) -> tuple[list[float], str | None]:
@@ -177,7 +178,7 @@ class CheckedCocoDataset(CocoDataset):
             self._fail(f'data_prefix must tell the folder of the images, as dict(img=...), got {self.data_prefix}')
         folder = self.data_prefix['img']
         try:
-            missing = find_missing(images, folder, self.data_root or None, self.allow_outside)
+            missing = find_missing(images, folder, self.data_root or None, self.allow_outside, self.backend_args)
         except AnnotationError as error:
             self._fail(str(error))
         absent = f'{len(missing)} of {len(images)} images are not there: {examples(missing)}'
@@ -195,7 +196,7 @@ class CheckedCocoDataset(CocoDataset):
 
     def _compare_sizes(self, images: list[dict], folder: str) -> list[str]:
         """Compare annotated sizes with those of the files, by their headers; one process of several does it."""
-        if '://' in folder or self.backend_args or not is_main_process():
+        if is_remote(folder, self.backend_args) or not is_main_process():
             return []
         headers = image_headers([os.path.join(folder, image['file_name']) for image in images])
         other = [

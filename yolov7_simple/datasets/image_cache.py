@@ -12,18 +12,21 @@ import hashlib
 import math
 import mmap
 import os
+import tempfile
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
+from mmdet.datasets import MultiImageMixDataset
 from mmengine.logging import print_log
 from numpy.typing import NDArray
 
 from ..utils.options import OptionError
 from ..utils.shared_files import GB, free_bytes, locked, reserved_file, shared_path
-from .loading import REDUCED_FLAGS, Decoded, decode_content, read_file
+from .loading import REDUCED_FLAGS, decode_content, read_file
+from .remote import is_remote
 
 Storage = Literal['ram', 'disk']
 MAX_SHARE = {'ram': 0.5, 'disk': 0.9}  # of what is free, where no limit is set
@@ -32,6 +35,20 @@ RECORD = np.dtype([('version', '<i8'), ('turned', '<i8')])
 DIGEST_BYTES = 32
 HEAD_BYTES = DIGEST_BYTES + 8  # the digest of the plan, and the number of images that fit
 ALIGNMENT = 64
+
+
+class Decoded(NamedTuple):
+    """Pixels of an image, at a fraction of its size.
+
+    Args:
+        pixels: (height, width, 3).
+        reduction: How many pixels of the full image are one of these, in x and y.
+        size: (2,), width and height of the full image.
+    """
+
+    pixels: NDArray
+    reduction: tuple[float, float]
+    size: NDArray
 
 
 class CachePlan:
@@ -277,6 +294,33 @@ class ImageReader:
             image = self._cache.put(path, reduction, image, version)
         self._images[path, reduction] = image
         return image
+
+
+def keep_images(dataset: MultiImageMixDataset, kind: Storage, limit_gb: float | None, folder: str | None) -> None:
+    """Make a cache for a dataset of mixed samples, and give it to the transform that reads the images.
+
+    Args:
+        dataset: Its pipeline has a transform with ``use_cache``.
+        kind: As in :class:`ImageCache`.
+        limit_gb: As in :class:`ImageCache`.
+        folder: As in :class:`ImageCache`; None: that for temporary files.
+
+    Raises:
+        OptionError: No transform can use it, sizes of images are not known, or there is no room.
+    """
+    readers = [transform for transform in dataset.pipeline if hasattr(transform, 'use_cache')]
+    if len(readers) != 1:
+        raise OptionError(
+            f'{type(dataset).__name__}: cache_images={kind!r} needs one MosaicAffineMixUp in its pipeline, which reads '
+            f'the images, and there are {len(readers)}: leave it out'
+        )
+    infos = map(dataset.get_data_info, range(len(dataset)))
+    sizes = {info['img_path']: (info['width'], info['height']) for info in infos if info.get('width')}
+    if not sizes:
+        raise OptionError(f'{type(dataset).__name__}: cache_images needs width and height of each image in the dataset')
+    is_local = not any(is_remote(path, readers[0].backend_args) for path in sizes)
+    plan = CachePlan(list(sizes), list(sizes.values()), readers[0].img_scale, readers[0].enlargement)
+    readers[0].use_cache(ImageCache(kind, plan, limit_gb, folder or tempfile.gettempdir(), is_local))
 
 
 def fitting_reduction(scale: float) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import cv2
 import numpy as np
 from mmcv.transforms import BaseTransform
@@ -23,20 +21,6 @@ REDUCED_FLAGS = {
     4: cv2.IMREAD_REDUCED_COLOR_4,
     8: cv2.IMREAD_REDUCED_COLOR_8,
 }
-
-
-class Decoded(NamedTuple):
-    """Pixels of an image, at a fraction of its size.
-
-    Args:
-        pixels: (height, width, 3).
-        reduction: How many pixels of the full image are one of these, in x and y.
-        size: (2,), width and height of the full image.
-    """
-
-    pixels: NDArray
-    reduction: tuple[float, float]
-    size: NDArray
 
 
 def read_file(path: str, backend_args: dict | None) -> tuple[bytes, tuple[int, int] | None]:

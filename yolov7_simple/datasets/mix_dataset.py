@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +18,8 @@ from torch.utils.data import Sampler
 
 from ..runtime.errors import DamagedImageError
 from ..utils.configs import type_name
-from ..utils.options import AtLeast0, Count, OptionError, Share, checked_options
-from .image_cache import CachePlan, ImageCache, Storage
+from ..utils.options import AtLeast0, Count, Share, checked_options
+from .image_cache import Storage, keep_images
 
 
 class RepeatedIndex(int):
@@ -112,23 +111,7 @@ class SeededMixDataset(MultiImageMixDataset):
         self._seed_and_epoch = torch.full((2,), -1, dtype=torch.int64).share_memory_()
         self.damaged = torch.zeros(len(self), dtype=torch.int32).share_memory_()  # 1 where damaged
         if cache_images:
-            self._keep_images(cache_images, cache_gb, cache_folder or tempfile.gettempdir())
-
-    def _keep_images(self, kind: Storage, limit_gb: float | None, folder: str) -> None:
-        """Make the cache, and give it to the transform that reads the images."""
-        readers = [transform for transform in self.pipeline if hasattr(transform, 'use_cache')]
-        if len(readers) != 1:
-            raise OptionError(
-                f'SeededMixDataset: cache_images={kind!r} needs one MosaicAffineMixUp in its pipeline, which reads the '
-                f'images, and there are {len(readers)}: leave it out'
-            )
-        infos = map(self.get_data_info, range(len(self)))
-        sizes = {info['img_path']: (info['width'], info['height']) for info in infos if info.get('width')}
-        if not sizes:
-            raise OptionError('SeededMixDataset: cache_images needs the width and height of each image in the dataset')
-        is_local = readers[0].backend_args is None and not any('://' in path for path in sizes)
-        plan = CachePlan(list(sizes), list(sizes.values()), readers[0].img_scale, readers[0].enlargement)
-        readers[0].use_cache(ImageCache(kind, plan, limit_gb, folder, is_local))
+            keep_images(self, cache_images, cache_gb, cache_folder)
 
     def set_epoch(self, seed: int, epoch: int) -> None:
         """Seed the samples from now on, in all worker processes."""

@@ -33,8 +33,7 @@ from .geometry import (
     translation,
     zoom,
 )
-from .image_cache import ImageCache, ImageReader
-from .loading import Decoded
+from .image_cache import Decoded, ImageCache, ImageReader
 
 Place = Callable[[NDArray], NDArray]
 Part = tuple[NDArray, NDArray, NDArray]
