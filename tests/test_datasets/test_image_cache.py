@@ -138,9 +138,14 @@ def test_large_images_are_shrunk_to_what_training_asks_for_and_stay_alike(tmp_pa
         image.update(width=1000, height=750)
         cv2.imwrite(str(mixed.folder / image['file_name']), photograph(rng, 1000, 750))
     plain, kept = mixed(), mixed(cache_images='ram')
-    # 1000 pixels become 64 * 1.2 at most: decoded at an eighth, 125 pixels, and shrunk.
-    widths = set(cache_of(kept).plan.room[:, :, 0].flatten().tolist())
-    assert max(widths) == np.ceil(64 * max(1.5, 1.2 * np.hypot(1, np.tan(np.radians(2)))))
+    assert digests(kept) == digests(plain)  # all fit as they are decoded
+    plan = cache_of(kept).plan
+    plan.lay_out(shrink=True)
+    limit = plan.num_bytes(24) / 2**30
+    kept = mixed(cache_images='ram', cache_gb=limit)
+    assert cache_of(kept).num_images == 24
+    # 1000 pixels become 64 * 1.5 at most: decoded at an eighth, 125 pixels, and shrunk.
+    assert cache_of(kept).plan.room.max() == 96
     for _ in range(2):
         for i in range(24):
             a, b = plain[i], kept[i]
@@ -150,7 +155,7 @@ def test_large_images_are_shrunk_to_what_training_asks_for_and_stay_alike(tmp_pa
             difference = np.abs(a['inputs'].numpy().astype(int) - b['inputs'].numpy())
             assert difference.mean() < 3
     # Cold and warm are equal to the last bit.
-    first = mixed(cache_images='ram')
+    first = mixed(cache_images='ram', cache_gb=limit)
     assert digests(first) == digests(first) == digests(kept)
 
 
@@ -187,6 +192,7 @@ def test_what_does_not_fit_is_decoded_and_the_plan_says_so(mixed, monkeypatch, d
     monkeypatch.setattr(image_cache, 'print_log', lambda text, *_, **__: notes.append(text))
     expected = digests(mixed((0.1, 3.2)))
     whole = cache_of(mixed((0.1, 3.2), cache_images='ram')).plan
+    whole.lay_out(shrink=True)
     limit = whole.num_bytes(10) / 2**30
     kept = mixed((0.1, 3.2), cache_images='ram', cache_gb=limit)
     assert '24 of 24 images' in notes[0]
@@ -250,6 +256,7 @@ def test_levels_are_those_that_training_asks_for():
         [False, False, True, True],
         [True] * 4,
     ]
+    plan.lay_out(shrink=True)
     assert plan.room[1, 1].tolist() == [1280, 960] and plan.room[2, 2].tolist() == [1280, 854]
     for (width, height), levels in zip(sizes, plan.room):
         for scale in np.linspace(0.01, 2, 50):

@@ -3,7 +3,8 @@
 The pixels lie in one file that all processes map: anonymous memory for ``'ram'``, an unlinked file for ``'disk'``. The
 system takes both back when the last process ends, however it ends. All room is reserved before training. A slot for
 each image, and each fraction of its size that training asks for, holds what :func:`.loading.decode_image` returns, so
-samples are the same with the cache and without. Only pixels above the largest size that training asks for are shrunk.
+samples are the same with the cache and without. Only where not all fit, images are shrunk to the largest size that
+training asks for.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import hashlib
 import math
 import mmap
 import os
+import struct
 import tempfile
 import weakref
 from collections.abc import Callable, Sequence
@@ -33,7 +35,7 @@ MAX_SHARE = {'ram': 0.5, 'disk': 0.9}  # of what is free, where no limit is set
 REDUCTIONS = np.array(sorted(REDUCED_FLAGS))
 RECORD = np.dtype([('version', '<i8'), ('turned', '<i8')])
 DIGEST_BYTES = 32
-HEAD_BYTES = DIGEST_BYTES + 8  # the digest of the plan, and the number of images that fit
+HEAD = struct.Struct(f'<{DIGEST_BYTES}sq?7x')  # digest of the plan, number of images that fit, whether they are shrunk
 ALIGNMENT = 64
 
 
@@ -70,15 +72,19 @@ class CachePlan:
         zoom = np.minimum(1, (np.array(frame) / self.sizes).min(1) * enlargement)[:, None]
         finest = REDUCTIONS[(zoom * REDUCTIONS <= 1).sum(1) - 1]  # as :meth:`Source.read` chooses it
         self.reduced = -(-self.sizes[:, None] // REDUCTIONS[:, None])  # (N, levels, 2)
-        # Shrunk to the largest size that is asked for.
-        self.room = np.minimum(self.reduced, np.ceil(self.sizes * zoom - 1e-6).astype(np.int64)[:, None])
-        self.room[finest[:, None] > REDUCTIONS] = 0
+        self.reduced[finest[:, None] > REDUCTIONS] = 0
+        self._needed = np.ceil(self.sizes * zoom - 1e-6).astype(np.int64)[:, None]
+        what = (keys, first, self.sizes, np.array([*frame, enlargement]))
+        self.digest = hashlib.blake2b(b''.join(part.tobytes() for part in what), digest_size=DIGEST_BYTES).digest()
+        self.lay_out(shrink=False)
+
+    def lay_out(self, shrink: bool) -> None:
+        """Set where the slots are, with room for what is decoded, or for no more than training asks for."""
+        self.room = np.minimum(self.reduced, self._needed) if shrink else self.reduced
         num_bytes = -(-3 * self.room.prod(2) // ALIGNMENT) * ALIGNMENT
-        self.pixels_at = -(-(HEAD_BYTES + RECORD.itemsize * num_bytes.size) // mmap.PAGESIZE) * mmap.PAGESIZE
+        self.pixels_at = -(-(HEAD.size + RECORD.itemsize * num_bytes.size) // mmap.PAGESIZE) * mmap.PAGESIZE
         ends = self.pixels_at + np.cumsum(num_bytes).reshape(num_bytes.shape)
         self.starts, self.ends = ends - num_bytes, ends[:, -1]
-        what = (keys, first, self.sizes, np.array([*frame, enlargement, self.pixels_at]))
-        self.digest = hashlib.blake2b(b''.join(part.tobytes() for part in what), digest_size=DIGEST_BYTES).digest()
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -136,8 +142,11 @@ class ImageCache:
         advice = 'Set cache_gb to less, or cache_images to ' + ("'disk' or None" if kind == 'ram' else 'None')
         if kind == 'disk':
             advice += ', or cache_folder to a folder on another disk'
-        free, total = free_bytes(None if kind == 'ram' else folder), self.plan.num_bytes(len(self.plan))
+        free = free_bytes(None if kind == 'ram' else folder)
         limit = MAX_SHARE[kind] * free if limit_gb is None else limit_gb * GB
+        shrink = self.plan.num_bytes(len(self.plan)) > limit
+        self.plan.lay_out(shrink)
+        total = self.plan.num_bytes(len(self.plan))
         num_images = self.plan.num_within(limit)
         num_bytes = self.plan.num_bytes(num_images)
         problem = f'cache_images={kind!r}: {num_bytes / GB:.2f} GB are wanted of the {place}'
@@ -148,8 +157,11 @@ class ImageCache:
         except OSError as error:
             raise OptionError(f'{problem}: {error.strerror or error}. {advice}') from error
         weakref.finalize(self, os.close, file)
-        os.pwrite(file, self.plan.digest + num_images.to_bytes(8, 'little'), 0)
+        os.pwrite(file, HEAD.pack(self.plan.digest, num_images, shrink), 0)
         note = f'{num_images} of {len(self.plan)} images are kept decoded, in {num_bytes / GB:.2f} GB of the {place}'
+        num_shrunk = int((self.plan.room != self.plan.reduced).any((1, 2))[:num_images].sum())
+        if num_shrunk:
+            note += f', {num_shrunk} of them shrunk to what training asks for'
         if num_images < len(self.plan):
             bound = f'{MAX_SHARE[kind]:.0%} of the {free / GB:.2f} GB that are free' if limit_gb is None else 'cache_gb'
             note += f'; the others do not fit into {bound} (all take {total / GB:.2f} GB), and are decoded when needed'
@@ -166,10 +178,11 @@ class ImageCache:
     def _map(self) -> None:
         self._file = os.open(self.path, os.O_RDWR)
         weakref.finalize(self, os.close, self._file)
-        self.num_images = int.from_bytes(os.pread(self._file, HEAD_BYTES, 0)[DIGEST_BYTES:], 'little')
+        _, self.num_images, shrink = HEAD.unpack(os.pread(self._file, HEAD.size, 0))
+        self.plan.lay_out(shrink)
         self._bytes = np.frombuffer(mmap.mmap(self._file, os.fstat(self._file).st_size), np.uint8)
         shape = self.plan.starts.shape
-        records = self._bytes[HEAD_BYTES : HEAD_BYTES + RECORD.itemsize * math.prod(shape)]
+        records = self._bytes[HEAD.size : HEAD.size + RECORD.itemsize * math.prod(shape)]
         self._records = records.view(RECORD).reshape(shape)
 
     def version(self, path: str) -> int | None:

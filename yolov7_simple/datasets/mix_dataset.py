@@ -81,8 +81,8 @@ class SeededMixDataset(MultiImageMixDataset):
         max_refetch: Attempts at a sample before an error is raised.
         max_damaged: Share of the images that may be damaged.
         cache_images: Where decoded images are kept for all workers, ranks and epochs: ``'ram'``, ``'disk'`` (which the
-            system keeps in memory while it is free), or None. Samples are the same; of images that are larger than
-            training asks for, a shrunk copy is kept, which changes their pixels slightly.
+            system keeps in memory while it is free), or None. Samples are the same. Where not all fit, images
+            that are larger than training asks for are kept shrunk to that, which changes their pixels slightly.
         cache_gb: Size of the cache in GiB. What does not fit is decoded for each sample. None: half of the memory, or
             90 % of the disk, that is free.
         cache_folder: For ``'disk'``; None: the folder for temporary files.

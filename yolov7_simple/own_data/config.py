@@ -118,6 +118,7 @@ def set_cache(cfg: Config, ann_file: Path) -> None:
     sizes = [(image['width'], image['height']) for image in json.loads(ann_file.read_text())['images']]
     mosaic = TRANSFORMS.build(mosaics[0])
     plan = CachePlan(list(map(str, range(len(sizes)))), sizes, mosaic.img_scale, mosaic.enlargement)
+    plan.lay_out(shrink=True)
     if hasattr(os, 'memfd_create') and plan.num_bytes(len(sizes)) <= CACHE_SHARE * free_bytes(None):
         dataset.cache_images = 'ram'
 
