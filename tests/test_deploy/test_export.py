@@ -60,6 +60,20 @@ def test_the_graph_gives_the_models_own_detections(model, noise):
         assert (dets[i, count:] == 0).all()
 
 
+@pytest.mark.parametrize('cfg', [{}, {'max_per_img': 7}, {'nms': {'iou_threshold': 0.5, 'class_agnostic': True}}])
+def test_torch_export_takes_the_graph(files, noise, tmp_path, cfg):
+    """With NMS as one op, which the program looks up by its name."""
+    model = build_model(files / 'small.py')
+    model.bbox_head.test_cfg = {'score_thr': 0.6, 'nms': {'iou_threshold': 0.5}, **cfg}
+    graph = DeployGraph(model)
+    program = torch.export.export(graph, (torch.zeros_like(noise),))
+    torch.export.save(program, tmp_path / 'small.pt2')
+    dets, labels = torch.export.load(tmp_path / 'small.pt2').module()(noise)
+    expected = graph(noise)
+    torch.testing.assert_close((dets, labels), expected)
+    assert (labels >= 0).sum() > 5 and ((labels < 0).any() or cfg.get('max_per_img'))
+
+
 def test_batch_norms_are_folded_in_a_copy(model):
     graph = DeployGraph(model)
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in graph.modules())

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mmdet.registry import DATASETS, HOOKS, MODELS, TASK_UTILS, TRANSFORMS
 
-from yolov7_simple.utils.options import OptionError, fits, list_options
+from yolov7_simple.utils.options import OptionError, checked_options, fits, list_options
 
 NUM_CONFIGS = int(os.environ.get('YOLOV7_FUZZ', 0))
 PIPELINE = [{'type': 'MosaicAffineMixUp', 'img_scale': (64, 64)}, {'type': 'PackDetInputs'}]
@@ -79,6 +79,31 @@ def test_unknown_options_are_named(configs, name):
     for option in list_options(type(built)):
         with pytest.raises(OptionError, match=f'{name}: there is no option {option}x; did you mean'):
             build(configs, name, **{f'{option}x': 1})
+
+
+def test_repr_shows_the_options(configs):
+    """As mmcv's transforms do; a config of what is shown builds the same."""
+    ours = [name for name, cls in TRANSFORMS.module_dict.items() if cls.__module__.startswith('yolov7_simple.')]
+    assert len(ours) >= 3 and set(ours) <= set(CONFIGS)
+    for name in [*ours, 'LastStageHook', 'CheckedCocoDataset']:
+        built = build(configs, name)
+        options = eval(repr(built), {name: dict})
+        assert repr(build({name: {'type': name, **options}}, name)) == repr(built)
+        assert options.keys() == list_options(type(built)).keys()
+        for option, value in configs[name].items():
+            assert option == 'type' or options[option] == value
+    assert repr(build(configs, 'RandomHSVGain', hue=0.5)) == 'RandomHSVGain(hue=0.5, saturation=0.7, value=0.4)'
+    assert repr(build(configs, 'YOLOv7SimpleHead')).startswith('YOLOv7SimpleHead(\n  (loss_cls)'), 'as modules do'
+
+
+def test_repr_of_a_subclass_shows_what_its_base_was_given():
+    class Plain(TRANSFORMS.get('RandomHSVGain')):
+        def __init__(self, gain):
+            super().__init__(value=gain)
+
+    assert repr(Plain(0.25)) == 'Plain(hue=0.015, saturation=0.7, value=0.25)'
+    assert repr(checked_options(Plain)(gain=0.25)) == 'Plain(gain=0.25)'
+    assert repr(Plain.__new__(Plain)) == 'Plain()'
 
 
 @settings(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..models.boxes import decode_boxes, flatten_levels, gather_rows, smaller
 from ..models.prediction import TestOptions
-from ..ops.nms import nms
+from ..ops.nms_batch import nms_batch
 from ..runtime.errors import UserError
 
 # 11 is the first with NonMaxSuppression and TopK as used here, 20 the last that torch's TorchScript exporter supports.
@@ -30,20 +30,12 @@ class ExportError(UserError):
 
 
 class OnnxNMS(torch.autograd.Function):
-    """NMS that is our exact one in torch, and one NonMaxSuppression node in ONNX."""
+    """One NonMaxSuppression node, for an ONNX export only."""
 
     @staticmethod
     def forward(ctx: Any, boxes: Tensor, class_scores: Tensor, iou_threshold: float, score_threshold: float) -> Tensor:
-        """Select: boxes (B, N, 4), class_scores (B, C, N) -> (S, 3): image, class and box of each kept box."""
-        if torch.onnx.is_in_onnx_export():
-            return boxes.new_zeros((1, 3), dtype=torch.long)  # only traced, its values are not used
-        selected = []
-        for image, (image_boxes, image_scores) in enumerate(zip(boxes, class_scores)):
-            for label, scores in enumerate(image_scores):
-                index = (scores > score_threshold).nonzero().squeeze(1)
-                index = index[nms(image_boxes[index], scores[index], iou_threshold)]
-                selected.append(torch.stack([torch.full_like(index, image), torch.full_like(index, label), index], 1))
-        return torch.cat(selected)
+        """Only traced: boxes (B, N, 4), class_scores (B, C, N) -> (S, 3): image, class and box of each kept box."""
+        return boxes.new_zeros((1, 3), dtype=torch.long)
 
     @staticmethod
     def symbolic(g: Any, boxes: Any, class_scores: Any, iou_threshold: float, score_threshold: float) -> Any:
@@ -99,6 +91,20 @@ class DeployGraph(nn.Module):
         if not self.with_nms:
             return self.raw(outputs)
         boxes, scores, labels = self.head.candidates(*outputs, self.nms_pre)
+        kept = self.kept(boxes, scores, labels)
+        num_dets = scores.shape[1] if self.max_per_img < 1 else smaller(self.max_per_img, scores.shape[1])
+        best, order = (scores * kept).topk(num_dets)  # (B, K)
+        found = best > 0
+        dets = torch.cat([gather_rows(boxes, order), best.unsqueeze(-1)], -1)
+        dets = torch.where(found.unsqueeze(-1), dets, torch.zeros_like(dets))
+        return dets, torch.where(found, labels.gather(1, order), -torch.ones_like(order))
+
+    def kept(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
+        """Suppress doubles: (B, N, 4), (B, N), (B, N) -> (B, N), 1 for what is kept and 0 for the rest."""
+        if not torch.onnx.is_in_onnx_export():
+            classes = None if self.class_agnostic else labels
+            indices = nms_batch(boxes, scores, scores > self.score_threshold, self.iou_threshold, labels=classes)
+            return torch.stack([torch.zeros_like(row).index_fill(0, index, 1) for row, index in zip(scores, indices)])
         if self.class_agnostic:
             class_scores = scores.unsqueeze(1)  # (B, 1, N)
         else:
@@ -107,13 +113,7 @@ class DeployGraph(nn.Module):
             class_scores = class_scores.scatter(1, labels.unsqueeze(1), scores.unsqueeze(1))  # (B, C, N)
         selected = OnnxNMS.apply(boxes, class_scores, self.iou_threshold, self.score_threshold)  # (S, 3)
         kept = scores.new_zeros(scores.shape).flatten()  # (B * N,)
-        kept = kept.scatter(0, selected[:, 0] * scores.shape[1] + selected[:, 2], 1.0).view_as(scores)
-        num_dets = scores.shape[1] if self.max_per_img < 1 else smaller(self.max_per_img, scores.shape[1])
-        best, order = (scores * kept).topk(num_dets)  # (B, K)
-        found = best > 0
-        dets = torch.cat([gather_rows(boxes, order), best.unsqueeze(-1)], -1)
-        dets = torch.where(found.unsqueeze(-1), dets, torch.zeros_like(dets))
-        return dets, torch.where(found, labels.gather(1, order), -torch.ones_like(order))
+        return kept.scatter(0, selected[:, 0] * scores.shape[1] + selected[:, 2], 1.0).view_as(scores)
 
     def raw(self, outputs: Sequence[Sequence[Tensor]]) -> tuple[Tensor, Tensor]:
         """Decode what the head gives, in its precision: boxes (B, P, 4), xyxy, and scores (B, P, C)."""

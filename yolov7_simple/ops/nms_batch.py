@@ -6,6 +6,8 @@ results back dozens of times, which a GPU would idle through. B images, N boxes 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -46,6 +48,8 @@ def nms_batch(
     Returns:
         B x (K,) int64, the indices of the kept boxes of each image, best first.
     """
+    if torch.compiler.is_compiling():
+        return _nms_batch_op(boxes, scores, valid, iou_threshold, offset, labels)
     if boxes.device.type != 'cpu' and boxes.shape[1] <= MAX_DENSE_BOXES:
         return dense_nms(boxes, scores, valid, iou_threshold, offset, labels)
     kept = []
@@ -53,6 +57,22 @@ def nms_batch(
         own_labels = None if labels is None else labels[i, index]
         kept.append(index[nms(boxes[i, index], scores[i, index], iou_threshold, offset, own_labels)])
     return kept
+
+
+# Its loops depend on values, so `torch.export` and `torch.compile` take it as one opaque op.
+@torch.library.custom_op(
+    'yolov7_simple::nms_batch',
+    mutates_args=(),
+    schema='(Tensor boxes, Tensor scores, Tensor valid, float iou_threshold, int offset, Tensor? labels) -> Tensor[]',
+)
+def _nms_batch_op(*arguments: Any) -> list[Tensor]:
+    return [index.clone() for index in nms_batch(*arguments)]  # what an op returns must share no memory
+
+
+@_nms_batch_op.register_fake
+def _describe_nms_batch(boxes: Tensor, scores: Tensor, *_: Any) -> list[Tensor]:
+    size = torch.library.get_ctx().new_dynamic_size
+    return [scores.new_empty(size(), dtype=torch.int64) for _ in range(len(boxes))]
 
 
 def dense_nms(

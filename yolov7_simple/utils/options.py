@@ -122,14 +122,29 @@ def check_options(owner: str, given: dict[str, Any], options: dict[str, tuple[An
             raise OptionError(f'{owner}: {name} must be set')
 
 
+def show_options(self: Any) -> str:
+    """``Name(option=value, ...)``, as mmcv shows its transforms."""
+    options = vars(self).get('_options', {})
+    return f'{type(self).__name__}({", ".join(f"{name}={value!r}" for name, value in options.items())})'
+
+
 def checked_options(cls: Class) -> Class:
-    """Class decorator: check all arguments of ``__init__`` by the types in its signature."""
+    """Class decorator: check all arguments of ``__init__`` by the types in its signature.
+
+    ``repr`` shows them as they were given, and defaults; a ``repr`` of the class's own, as modules have, stays.
+    """
     init, options = cls.__init__, list_options(cls)
+    if cls.__repr__ is object.__repr__:
+        cls.__repr__ = show_options
+    is_shown = cls.__repr__ is show_options
 
     @functools.wraps(init)
     def checked_init(self: Any, *args: Any, **kwargs: Any) -> None:
-        check_options(type(self).__name__, {**dict(zip(options, args)), **kwargs}, options)
+        given = {**dict(zip(options, args)), **kwargs}
+        check_options(type(self).__name__, given, options)
         init(self, *args, **kwargs)
+        if is_shown:
+            self._options = {name: given.get(name, default) for name, (_, default) in options.items()}
 
     cls.__init__ = checked_init
     return cls
