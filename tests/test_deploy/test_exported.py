@@ -1,13 +1,11 @@
 import ast
-import json
 import pickle
 import re
 
-import cv2
 import numpy as np
 import pytest
 from mmengine.config import Config
-from small_model import CLASSES, export, write_images, write_model
+from small_model import CLASSES, export, write_images, write_model, write_truth
 from tool_runs import tool
 
 from yolov7_simple.apis.detect import TorchDetector
@@ -27,21 +25,7 @@ def folder(tmp_path_factory):
     images = write_images(folder / 'images')
     config, checkpoint = write_model(folder, f'{folder}/images/')
     detector = TorchDetector(config, checkpoint, 'cpu', fast=False)
-    categories = [{'id': i, 'name': name} for i, name in enumerate(CLASSES)]
-    content = {'images': [], 'annotations': [], 'categories': categories}
-    for i, path in enumerate(images):
-        image = cv2.imread(str(path))
-        height, width = image.shape[:2]
-        content['images'].append({'id': i, 'file_name': path.name, 'height': height, 'width': width})
-        boxes, _, labels = detector([image])[0]
-        for box, label in list(zip(np.add(boxes, (1, 0, 2, 1)).tolist(), labels.tolist()))[:20:2]:
-            x1, y1, x2, y2 = box
-            box = [x1, y1, x2 - x1, y2 - y1]
-            content['annotations'].append(
-                {'id': len(content['annotations']) + 1, 'image_id': i, 'category_id': label, 'bbox': box}
-                | {'area': box[2] * box[3], 'iscrowd': 0}
-            )
-    (folder / 'images/annotations.json').write_text(json.dumps(content))
+    write_truth(images, detector)
     model = detector.inferencer.model
     export(model, folder / 'cut.onnx', config)
     export(model, folder / 'raw.onnx', config, with_nms=False)
