@@ -1,5 +1,6 @@
 """A small detector with config and checkpoint, for tests that need a trained one."""
 
+import json
 from pathlib import Path
 
 import cv2
@@ -114,3 +115,22 @@ def write_images(folder: Path, shapes: tuple = ((96, 128), (120, 90), (200, 260)
         paths.append(folder / f'image{i}.png')
         cv2.imwrite(str(paths[-1]), image)
     return paths
+
+
+def write_truth(images: list[Path], detector) -> None:
+    """Write annotations.json beside images: some of the boxes that a detector finds in them, moved by a pixel."""
+    categories = [{'id': i, 'name': name} for i, name in enumerate(CLASSES)]
+    content = {'images': [], 'annotations': [], 'categories': categories}
+    for i, path in enumerate(images):
+        image = cv2.imread(str(path))
+        height, width = image.shape[:2]
+        content['images'].append({'id': i, 'file_name': path.name, 'height': height, 'width': width})
+        boxes, _, labels = detector([image])[0]
+        for box, label in list(zip((boxes + np.array([1, 0, 2, 1])).tolist(), labels.tolist()))[:20:2]:
+            x1, y1, x2, y2 = box
+            box = [x1, y1, x2 - x1, y2 - y1]
+            content['annotations'].append(
+                {'id': len(content['annotations']) + 1, 'image_id': i, 'category_id': label, 'bbox': box}
+                | {'area': box[2] * box[3], 'iscrowd': 0}
+            )
+    (images[0].parent / 'annotations.json').write_text(json.dumps(content))

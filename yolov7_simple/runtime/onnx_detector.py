@@ -57,6 +57,7 @@ class OnnxDetector:
         score_threshold (float): Lowest score of a detection.
         iou_threshold (float): Largest IoU of two detections of a class.
         agnostic_nms (bool): Whether it is that of any two detections.
+        max_per_img (int): Most detections of an image; below 1: no limit.
 
     Raises:
         InputError: The file is not there, or was not written by that tool or by a later version of it, or
@@ -105,6 +106,7 @@ class OnnxDetector:
             self.score_threshold = values['score_threshold']
             self.iou_threshold = values['iou_threshold']
             self.agnostic_nms = agnostic_nms or json.loads(metadata.get('class_agnostic', 'false'))
+            self.max_per_img = int(json.loads(metadata.get('max_per_img', '-1')))
             self.has_nms = values['outputs'] == 'detections'
         except InputError:
             raise
