@@ -18,6 +18,7 @@ import installed  # noqa: F401
 from mmengine.config import Config, DictAction
 
 from yolov7_simple.apis.config_options import check_config_options, length_options
+from yolov7_simple.deploy.exported import SUFFIXES as EXPORTED_SUFFIXES
 from yolov7_simple.engine.screen import short_screen
 from yolov7_simple.engine.screen_hook import ScreenHook
 from yolov7_simple.engine.without_gpu import join_processes_without_gpu
@@ -69,7 +70,8 @@ def check_options(tool: str, arguments: list[str]) -> list[str]:
         args, others = parser.parse_known_args(arguments)
     except ValueError as error:  # of DictAction
         raise InputError('--cfg-options: each one must be KEY=VALUE, and the config comes before them') from error
-    if not args.cfg_options and tool != 'train.py':
+    is_exported = tool == 'test.py' and any(one.endswith(EXPORTED_SUFFIXES) for one in others)
+    if not args.cfg_options and tool != 'train.py' and not is_exported:
         return []  # the file may be no config
     config = next((one for one in others if Path(one).suffix in CONFIG_SUFFIXES and Path(one).is_file()), None)
     if config is None:
@@ -79,6 +81,8 @@ def check_options(tool: str, arguments: list[str]) -> list[str]:
     more = length_options(cfg, options)
     if tool == 'train.py' and 'runner_type' not in {*cfg, *options}:
         more['runner_type'] = 'mmdet.FittedRateRunner'
+    if is_exported:
+        more['runner_type'] = 'mmdet.ExportedRunner'
     return ['--cfg-options', *(f'{key}={value}'.replace(' ', '') for key, value in more.items())] if more else []
 
 

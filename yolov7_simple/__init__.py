@@ -23,6 +23,8 @@ _CLASSES = {
     'ELANNet': 'models.backbone',
     'ELANPAFPN': 'models.neck',
     'ExactFasterCocoMetric': 'evaluation',
+    'ExportedDetector': 'deploy.exported',
+    'ExportedRunner': 'deploy.exported',
     'FastInferenceHook': 'engine.hooks',
     'FittedRateRunner': 'engine.schedulers',
     'ForeachExpMomentumEMA': 'models.ema',

@@ -38,6 +38,7 @@ class OnnxDetector:
         classes (list[str]): Names of the classes, in the order of the labels.
         score_threshold (float): Lowest score of a detection.
         iou_threshold (float): Largest IoU of two detections of a class.
+        max_per_img (int): Most detections of an image; below 1: no limit.
 
     Raises:
         InputError: The file is not there or was not written by that tool, or onnxruntime is missing.
@@ -72,6 +73,7 @@ class OnnxDetector:
             self.pad_size_divisor = values['pad_size_divisor']
             self.score_threshold = values['score_threshold']
             self.iou_threshold = values['iou_threshold']
+            self.max_per_img = int(json.loads(metadata.get('max_per_img', '-1')))
             self.has_nms = values['outputs'] == 'detections'
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f'{path}: was not written by tools/export_onnx.py: no usable metadata {error}') from error
