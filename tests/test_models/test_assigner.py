@@ -302,3 +302,15 @@ def test_compiles_without_a_graph_break():
     assigner = BatchSimOTAAssigner()
     compiled = torch.compile(assigner, fullgraph=True, backend='eager')
     assert same(compiled(boxes, cls_logits, obj_logits, priors, *pad(gts, labels)), run(batch, assigner))
+
+
+def test_mmdets_interface_takes_images_and_models_without_boxes():
+    pred = InstanceData(bboxes=torch.rand(3, 4), priors=torch.rand(3, 4), scores=torch.rand(3, 2))
+    some = InstanceData(bboxes=torch.rand(2, 4), labels=torch.tensor([0, 1]))
+    none = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0))  # float, as an empty tensor is
+    for cells, boxes in ((pred, none), (pred[:0], some), (pred[:0], none)):
+        found = BatchSimOTAAssigner().assign(cells, boxes)
+        assert found.num_gts == len(boxes)
+        assert found.gt_inds.tolist() == found.max_overlaps.tolist() == [0] * len(cells)
+        assert found.labels.tolist() == [-1] * len(cells)
+        assert found.gt_inds.dtype == found.labels.dtype == torch.int64

@@ -4,6 +4,7 @@ import pytest
 import torch
 from mmdet.registry import MODELS
 from mmdet.structures.bbox import bbox_overlaps
+from mmengine.config import Config
 from mmengine.structures import InstanceData
 from torch import nn
 
@@ -200,6 +201,21 @@ def test_predictions_take_the_best_of_each_level():
     everything = head.predict_by_feat(*make_predictions(1), [{}], cfg={**cfg, 'score_thr': 0.0}, with_nms=False)[0]
     assert len(everything) == 96 + 24 + 6
 
+    # As YOLOXHead it takes images without a known original size, and without rescale needs to know nothing of them.
+    unknown = {'scale_factor': (2.0, 2.0), 'img_shape': (60, 80, 3)}
+    both = [torch.cat([level, level]) for level in predictions[0]], *([level.repeat(2, 1, 1, 1) for level in one]
+                                                                    for one in predictions[1:])  # fmt: skip
+    clipped, result = head.predict_by_feat(*both, [meta, unknown], cfg=Config(cfg), rescale=True)
+    assert clipped.bboxes.tolist() == [[32, 16, 40, 30], [12, 4, 16, 8]]
+    assert result.bboxes.tolist() == [[32, 16, 48, 32], [12, 4, 16, 8]]
+    assert len(head.predict_by_feat(*predictions, cfg=cfg)[0]) == 2
+
+
+def test_images_without_boxes_may_have_labels_of_any_dtype():
+    nothing = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0))
+    losses = make_head().loss_by_feat(*make_predictions(1), [nothing], [{}])
+    assert losses['loss_cls'] == losses['loss_bbox'] == 0 < losses['loss_obj']
+
 
 def test_trains_and_predicts_inside_mmdets_detector(small_model_cfg):
     model = MODELS.build(copy.deepcopy(small_model_cfg))
@@ -252,6 +268,8 @@ def test_mistakes_are_named():
         make_head()([torch.rand(1, 32, *cell) for cell in CELLS])
     with pytest.raises(ValueError, match='3 levels, but got 2'):
         make_head()([torch.rand(1, 16, *cell) for cell in CELLS[:2]])
+    with pytest.raises(ValueError, match='must be a BatchSimOTAAssigner, which takes a whole batch; SimOTAAssigner'):
+        make_head(train_cfg={'assigner': {'type': 'SimOTAAssigner'}})
 
 
 @pytest.mark.parametrize(

@@ -66,3 +66,12 @@ def test_giou_does_not_wait_for_the_device():
     with HostData() as host_data:
         GIoULoss()(pred, target)
     assert host_data.found, "mmdet's no longer waits: use it again"
+
+
+def test_giou_of_nothing_is_mmdets():
+    pred, weight = torch.zeros(0, 4, requires_grad=True), torch.zeros(0)
+    for options in ({}, {'avg_factor': 2}, {'reduction_override': 'sum'}):
+        losses = [loss()(pred, pred.detach(), weight, **options) for loss in (GIoULoss, NoSyncGIoULoss)]
+        assert losses[0].tolist() == losses[1].tolist() and losses[1].requires_grad
+    with pytest.raises(AssertionError):
+        NoSyncGIoULoss()(pred, pred, reduction_override='men')

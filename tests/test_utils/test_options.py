@@ -4,11 +4,13 @@ import copy
 import inspect
 import os
 
+import numpy as np
 import pytest
 from conftest import write_coco
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mmdet.registry import DATASETS, HOOKS, MODELS, TASK_UTILS, TRANSFORMS
+from mmengine.config import Config
 
 from yolov7_simple.utils.options import OptionError, checked_options, fits, list_options
 
@@ -174,6 +176,31 @@ def test_wrong_types_and_ranges_are_named(configs, name, changes, message):
 def test_what_must_be_set_is_named(configs):
     with pytest.raises(OptionError, match='YOLOv7SimpleHead: num_classes must be set'):
         MODELS.build({'type': 'YOLOv7SimpleHead', 'in_channels': 16})
+
+
+@pytest.mark.parametrize(
+    ('name', 'changes', 'wanted'),
+    [
+        ('ELANNet', {'out_indices': range(2, 5)}, (2, 3, 4)),
+        ('ELANNet', {'out_indices': np.array([1, 4])}, (1, 4)),
+        ('ELANNet', {'out_indices': [np.int64(3)], 'norm_eval': np.bool_(True)}, (3,)),
+        ('ELANPAFPN', {'in_channels': np.array([16, 32, 64])}, (16, 32, 64)),
+        ('LastStageHook', {'num_last_epochs': np.int32(7)}, 7),
+        ('BatchSimOTAAssigner', {'center_radius': np.float32(1.5)}, 1.5),
+        ('YOLOv7SimpleHead', {'test_cfg': {'score_thr': np.float64(0.25)}}, {'score_thr': 0.25}),
+        ('YOLOv7SimpleHead', {'test_cfg': Config({'nms': {'iou_threshold': 0.5}})}, {'nms': {'iou_threshold': 0.5}}),
+    ],
+)
+def test_what_numpy_and_python_count_with_is_taken(configs, name, changes, wanted):
+    """As numbers of Python's own, which all that comes after understands."""
+    got = getattr(build(configs, name, **changes), next(iter(changes)))
+    assert got == wanted and 'numpy' not in repr(got) and 'np.' not in repr(got)
+
+
+@pytest.mark.parametrize('value', [np.float64(2.5), np.int64(-1), np.array(2.5), np.array([1]), float('nan'), range(2)])
+def test_and_is_refused_where_it_does_not_fit(configs, value):
+    with pytest.raises(OptionError, match='num_last_epochs must be a whole number, 0 or more, got'):
+        build(configs, 'LastStageHook', num_last_epochs=value)
 
 
 def test_lists_are_tuples_and_whole_numbers_are_numbers(configs):

@@ -204,13 +204,16 @@ class BatchSimOTAAssigner:
         Args:
             pred_instances: ``bboxes`` (P, 4), ``priors`` (P, 4), and ``scores`` (P, C), sqrt(class score *
                 objectness).
-            gt_instances: ``bboxes`` (G, 4) and ``labels`` (G,), at least one.
+            gt_instances: ``bboxes`` (G, 4) and ``labels`` (G,).
             gt_instances_ignore: Not used.
         """
+        labels, num_cells = gt_instances.labels.long(), len(pred_instances.priors)
+        if not len(labels) or not num_cells:
+            nothing = labels.new_zeros(num_cells)
+            return AssignResult(len(labels), nothing, nothing.float(), nothing - 1)
         # With an infinite objectness logit, sqrt(sigmoid(class) * sigmoid(objectness)) gives these scores back.
         cls_logits = pred_instances.scores.float().square().logit()
         obj_logits = torch.full_like(cls_logits[:, 0], torch.inf)
-        labels = gt_instances.labels
         found = self(
             pred_instances.bboxes[None],
             cls_logits[None],
@@ -221,12 +224,8 @@ class BatchSimOTAAssigner:
             torch.ones_like(labels, dtype=torch.bool)[None],
         )
         matched, gt_index = found.matched[0], found.gt_index[0]
-        return AssignResult(
-            len(labels),
-            torch.where(matched, gt_index + 1, 0),
-            found.iou[0],
-            torch.where(matched, labels[gt_index], -1),
-        )
+        cell_labels = torch.where(matched, labels[gt_index], -1)
+        return AssignResult(len(labels), torch.where(matched, gt_index + 1, 0), found.iou[0], cell_labels)
 
     def _assign(self, cells: _Cells, gt_bboxes: Tensor, gt_labels: Tensor, gt_mask: Tensor) -> Assignment:
         num_images, num_gts = gt_labels.shape

@@ -60,7 +60,7 @@ def pad_boxes(instances: Sequence[InstanceData]) -> tuple[Tensor, Tensor, Tensor
         Boxes (B, G, 4), labels (B, G) and a mask (B, G), False where padded.
     """
     bboxes = pad_sequence([instance.bboxes for instance in instances], batch_first=True)
-    labels = pad_sequence([instance.labels for instance in instances], batch_first=True, padding_value=-1)
+    labels = pad_sequence([instance.labels.long() for instance in instances], batch_first=True, padding_value=-1)
     if bboxes.shape[1] == 0:
         bboxes, labels = bboxes.new_zeros(len(bboxes), 1, 4), labels.new_full((len(labels), 1), -1)
     return bboxes, labels.clamp(min=0), labels >= 0

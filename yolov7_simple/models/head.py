@@ -103,6 +103,11 @@ class YOLOv7SimpleHead(BaseDenseHead):
         self.loss_obj = MODELS.build(loss_obj or DEFAULT_LOSS_OBJ)
         self.loss_l1 = MODELS.build(loss_l1 or DEFAULT_LOSS_L1)
         self.assigner = TASK_UTILS.build((train_cfg or {}).get('assigner') or {'type': 'BatchSimOTAAssigner'})
+        if not callable(self.assigner):
+            raise OptionError(
+                'YOLOv7SimpleHead: train_cfg.assigner must be a BatchSimOTAAssigner, which takes a whole batch; '
+                f'{type(self.assigner).__name__} takes one image'
+            )
         self.prior_generator = TASK_UTILS.build(
             {'type': 'MlvlPointGenerator', 'strides': list(self.strides), 'offset': 0.5}
         )
@@ -269,7 +274,7 @@ class YOLOv7SimpleHead(BaseDenseHead):
         cls_scores: Sequence[Tensor],
         bbox_preds: Sequence[Tensor],
         objectnesses: Sequence[Tensor],
-        batch_img_metas: Sequence[dict],
+        batch_img_metas: Sequence[dict] | None = None,
         cfg: dict | None = None,
         rescale: bool = False,
         with_nms: bool = True,
@@ -280,7 +285,8 @@ class YOLOv7SimpleHead(BaseDenseHead):
             cls_scores: As in :meth:`forward`.
             bbox_preds: As in :meth:`forward`.
             objectnesses: As in :meth:`forward`.
-            batch_img_metas: With ``rescale``, ``scale_factor`` (w, h) and ``ori_shape`` (h, w) of each image.
+            batch_img_metas: With ``rescale``, ``scale_factor`` (w, h) and ``ori_shape`` (h, w) of each image; without
+                ``ori_shape`` its boxes are not clipped.
             cfg: Replaces ``test_cfg``.
             rescale: Give boxes in pixels of the original image, clipped to it; else in pixels of the input, unclipped.
             with_nms: Whether to suppress doubles; if not, all candidates above the score threshold are returned.
@@ -293,8 +299,10 @@ class YOLOv7SimpleHead(BaseDenseHead):
         boxes, scores, labels = self.candidates(*levels, options.nms_pre)
         selected = options.select(boxes, scores, labels, with_nms)
         if rescale:
-            numbers = torch.tensor([[*meta['scale_factor'], *meta['ori_shape'][1::-1]] for meta in batch_img_metas])
-            numbers = numbers.to(boxes, non_blocking=True).view(-1, 1, 4)  # one copy, which no one waits for
+            unknown = (math.inf, math.inf)
+            known = [[*meta['scale_factor'], *meta.get('ori_shape', unknown)[1::-1]] for meta in batch_img_metas]
+            numbers = torch.tensor(known).to(boxes, non_blocking=True)  # one copy, which no one waits for
+            numbers = numbers.view(-1, 1, 4)
             factors, sizes = numbers[..., :2].repeat(1, 1, 2), numbers[..., 2:].repeat(1, 1, 2)  # (B, 1, 4)
             boxes = (boxes / factors).clamp(min=0).minimum(sizes)
         found = ((boxes[i, index], best, labels[i, index]) for i, (index, best) in enumerate(selected))

@@ -49,8 +49,12 @@ class NoSyncGIoULoss(GIoULoss):
         Returns:
             (N,) with the reduction ``none``, else a scalar.
         """
+        assert reduction_override in (None, 'none', 'mean', 'sum'), f'reduction_override: {reduction_override!r}'
+        reduction = reduction_override or self.reduction
         if weight is not None and weight.dim() > 1:
             weight = weight.mean(-1)
+        if weight is not None and not len(weight) and reduction != 'none':
+            return pred.sum()  # 0, where the mean would be NaN
         return self.loss_weight * no_sync_giou_loss(
-            pred, target, weight, eps=self.eps, reduction=reduction_override or self.reduction, avg_factor=avg_factor
+            pred, target, weight, eps=self.eps, reduction=reduction, avg_factor=avg_factor
         )

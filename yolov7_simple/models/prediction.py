@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..ops.nms_batch import nms_batch, true_indices
 from ..utils.configs import type_name
-from ..utils.options import OptionError, Share, describe_type, fits
+from ..utils.options import OptionError, Share, describe_type, fits, to_python
 
 
 class TestOptions(NamedTuple):
@@ -33,7 +33,7 @@ class TestOptions(NamedTuple):
     @classmethod
     def from_cfg(cls, cfg: Mapping[str, Any]) -> TestOptions:
         """Fill in what ``cfg`` leaves out."""
-        options = cls(**{name: cfg[name] for name in cls._fields if cfg.get(name) is not None})
+        options = cls(**{name: to_python(cfg[name]) for name in cls._fields if cfg.get(name) is not None})
         if (type_name(options.nms) or 'nms') == 'nms':
             options = options._replace(nms={**cls().nms, **options.nms, 'type': 'nms'})
         for name, hint in (('score_thr', Share), ('nms.iou_threshold', Share), ('nms.class_agnostic', bool)):

@@ -79,6 +79,7 @@ def draw_detections(
     labels: NDArray,
     classes: Sequence[str],
     colors: Sequence[tuple[int, int, int]] | None = None,
+    enlarge: bool = True,
 ) -> NDArray[np.uint8]:
     """Draw boxes with labels that scale with the image.
 
@@ -89,11 +90,12 @@ def draw_detections(
         labels: (N,), indices of classes.
         classes: Names of the classes.
         colors: BGR of each class; None: :func:`class_color`.
+        enlarge: Whether an image too small for readable labels is enlarged by a whole number.
 
     Returns:
-        A new image. If the given one is too small for readable labels, it is enlarged by a whole number.
+        A new image.
     """
-    zoom = min(8, max(1, -(-MIN_CANVAS // max(image.shape[:2]))))
+    zoom = min(8, max(1, -(-MIN_CANVAS // max(image.shape[:2])))) if enlarge else 1
     canvas = np.repeat(np.repeat(image, zoom, 0), zoom, 1)
     height, width = canvas.shape[:2]
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)

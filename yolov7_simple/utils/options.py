@@ -13,6 +13,9 @@ import types
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
+from mmengine.config import Config, ConfigDict
+
 from ..runtime.errors import UserError
 
 Class = TypeVar('Class', bound=type)
@@ -37,6 +40,19 @@ AtLeast0 = Annotated[float, Range(0)]
 Share = Annotated[float, Range(0, 1)]
 Count = Annotated[int, Range(1)]
 CountOr0 = Annotated[int, Range(0)]
+
+
+def to_python(value: Any) -> Any:
+    """What a config would say in place of numpy's numbers and arrays, a range, or a Config; all else as it is."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    if isinstance(value, Config):
+        return value.to_dict()
+    if isinstance(value, range):
+        return tuple(value)
+    if type(value) in (dict, ConfigDict):
+        return type(value)((name, to_python(one)) for name, one in value.items())
+    return type(value)(map(to_python, value)) if type(value) in (list, tuple) else value
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -140,6 +156,7 @@ def checked_options(cls: Class) -> Class:
 
     @functools.wraps(init)
     def checked_init(self: Any, *args: Any, **kwargs: Any) -> None:
+        args, kwargs = to_python(args), {name: to_python(value) for name, value in kwargs.items()}
         given = {**dict(zip(options, args)), **kwargs}
         check_options(type(self).__name__, given, options)
         init(self, *args, **kwargs)
