@@ -3,16 +3,17 @@
     python tools/detect.py CONFIG CHECKPOINT INPUT...
     python tools/detect.py MODEL.onnx INPUT...
 
-INPUT is an image, a video, a folder of them, or a pattern. Pictures go to OUT_DIR/pictures/, videos to OUT_DIR/videos/,
-and all detections to OUT_DIR/detections.json (COCO format; `annotations` is what pycocotools' loadRes takes; the frames
-of a video are images named VIDEO/NUMBER, and have a `track_id` with --track). An input that cannot be used is reported,
-the rest goes on, and the exit status is 1. With MODEL.onnx, of tools/export_onnx.py, numpy, OpenCV and onnxruntime are
-all that is needed.
+INPUT is an image, a video, a folder of them, a pattern, a URL, or the number of a camera. Pictures go to
+OUT_DIR/pictures/, videos to OUT_DIR/videos/, and all detections to OUT_DIR/detections.json (COCO format; `annotations`
+is what pycocotools' loadRes takes; the frames of a video are images named VIDEO/NUMBER, and have a `track_id` with
+--track). An input that cannot be used is reported, the rest goes on, and the exit status is 1. Ctrl-C ends it in order,
+with status 130. With MODEL.onnx, of tools/export_onnx.py, numpy, OpenCV and onnxruntime are all that is needed.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from functools import partial
@@ -39,10 +40,16 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out-dir', type=Path, default=Path('outputs'), help='default: outputs')
     parser.add_argument('--score-thr', type=float, default=0.3, help='draw detections from this score; default: 0.3')
     parser.add_argument(
+        '--keep-thr', type=float, help='keep them in the JSON from this score; default: 0.1, all with --ann-file'
+    )
+    parser.add_argument(
         '--ann-file', type=Path, help='COCO annotations, whose ids of images and categories to use, to evaluate on them'
     )
     parser.add_argument('--agnostic-nms', action='store_true', help='one object, one box, whatever its class')
-    parser.add_argument('--no-pictures', action='store_true', help='write the JSON alone')
+    parser.add_argument('--no-pictures', action='store_true', help='draw nothing')
+    parser.add_argument('--save-txt', action='store_true', help="write labels in YOLO's form, too")
+    parser.add_argument('--save-conf', action='store_true', help='write these with the scores')
+    parser.add_argument('--save-crops', action='store_true', help='write what is in each box, too')
     parser.add_argument('--track', action='store_true', help='follow objects in videos (needs the trackers package)')
     parser.add_argument('--batch-size', type=int, default=1, help='frames of a video at a time; default: 1')
     parser.add_argument('--max-megapixels', type=float, help='refuse larger; default: 64, or any size with --slice')
@@ -73,12 +80,14 @@ def parse_args() -> argparse.Namespace:
     for name in FOR_CHECKPOINTS if is_onnx else FOR_ONNX:
         if getattr(args, name) is not None:
             parser.error(f'--{name} is not for {args.model}, only for ' + ('a config' if is_onnx else 'an ONNX file'))
-    for name, least in (('batch_size', 1), ('slice', 32), ('threads', 1), ('max_megapixels', 0)):
+    scores, counts = ('score_thr', 'keep_thr'), (('batch_size', 1), ('slice', 32), ('threads', 1))
+    for name, least, most in (*((name, 0, 1) for name in scores), *((*count, math.inf) for count in counts)):
         value = getattr(args, name)
-        if value is not None and not value >= least:  # also nan
-            parser.error(f'--{name.replace("_", "-")} {value}: must be at least {least}')
-    if not 0 <= args.score_thr <= 1:
-        parser.error(f'--score-thr {args.score_thr}: must be from 0 to 1')
+        if value is not None and not least <= value <= most:
+            limits = f'at least {least}' if most == math.inf else f'from {least} to {most}'
+            parser.error(f'--{name.replace("_", "-")} {value}: must be {limits}')
+    if args.max_megapixels is not None and not args.max_megapixels > 0:
+        parser.error(f'--max-megapixels {args.max_megapixels}: must be more than 0')
     return args
 
 
@@ -107,14 +116,22 @@ def show(progress: str) -> None:
 def main(args: argparse.Namespace) -> int:
     from yolov7_simple.runtime import InputError
     from yolov7_simple.runtime.detect import DetectionRun
-    from yolov7_simple.runtime.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, find_inputs, make_folder, result_names
     from yolov7_simple.runtime.images import MAX_MEGAPIXELS
+    from yolov7_simple.runtime.outputs import ResultFiles
+    from yolov7_simple.runtime.sources import find_sources
+    from yolov7_simple.runtime.threads import stop_on_signals
     from yolov7_simple.runtime.tracking import check_tracking
 
-    paths = find_inputs(args.inputs, IMAGE_SUFFIXES | VIDEO_SUFFIXES)
+    sources, unusable, left_out = find_sources(args.inputs)
+    if not sources:
+        raise InputError('\n'.join(unusable))
     if args.track:
-        check_tracking(paths)
-    make_folder(args.out_dir)
+        check_tracking(sources)
+    for message in (*(f'error: {text}' for text in unusable), *(f'note: {text}' for text in left_out)):
+        print(message, file=sys.stderr)
+    files = ResultFiles(
+        args.out_dir, args.score_thr, not args.no_pictures, args.save_txt, args.save_conf, args.save_crops
+    )
     options = {'device': args.device, 'fast': args.fast is not False, 'compiled': bool(args.compile)}
     if args.checkpoint is None:
         options = {'num_threads': args.threads}
@@ -123,26 +140,18 @@ def main(args: argparse.Namespace) -> int:
         options.update(side=args.slice, score_thr=args.score_thr)
     limit = MAX_MEGAPIXELS if args.max_megapixels is None and args.slice is None else args.max_megapixels
     detector = load_detector(args.model, args.checkpoint, **options)
-    run = DetectionRun(
-        detector, args.out_dir, args.score_thr, args.ann_file, not args.no_pictures, args.batch_size, limit, args.track
-    )
-    failed = 0
-    for i, (path, name) in enumerate(zip(paths, result_names(paths)), 1):
-        show(f'{i} of {len(paths)}: {name}')
-        try:
-            for done, total in run.detect_file(path, name):
-                show(f'{i} of {len(paths)}: {name}, frame {done}' + (f' of {total}' if total else ''))
-        except InputError as error:
-            failed += 1
-            show('')
-            print(f'error: {error}', file=sys.stderr)
+    with stop_on_signals() as stop:
+        run = DetectionRun(
+            *(detector, files, args.keep_thr, args.ann_file, args.batch_size, limit, args.track),
+            report=lambda text: (show(''), print(f'error: {text}', file=sys.stderr)),
+            stop=stop,
+        )
+        for progress in run.run(sources):
+            show(progress)
     show('')
-    content, path = run.results.content, run.write_results()
-    print(
-        f'{len(content["annotations"])} detections in {len(content["images"])} images: {path}'
-        + (f'; {failed} of {len(paths)} inputs could not be used' if failed else '')
-    )
-    return 1 if failed else 0
+    failed, total = len(unusable) + len(run.failed), len(unusable) + len(sources)
+    print(run.summary() + (f'; {failed} of {total} inputs could not be used' if failed else ''))
+    return 130 if run.was_cut else int(failed > 0)
 
 
 if __name__ == '__main__':

@@ -1,6 +1,7 @@
 import pytest
 
-from yolov7_simple.runtime.files import find_inputs, remove_partial, replacing, result_names
+from yolov7_simple.runtime.files import find_inputs, remove_partial, replacing
+from yolov7_simple.runtime.names import result_names
 
 
 def test_find_inputs_and_names(tmp_path):

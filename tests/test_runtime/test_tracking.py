@@ -7,6 +7,7 @@ import pytest
 
 from yolov7_simple.runtime import Detections, InputError
 from yolov7_simple.runtime.drawing import class_color
+from yolov7_simple.runtime.sources import InputSource
 from yolov7_simple.runtime.tracking import NO_TRACK, UNTRACKED_COLOR, VideoTracker, check_tracking, draw_tracks
 
 
@@ -69,7 +70,9 @@ def test_tracks_are_drawn_in_colours_of_their_own():
 
 def test_what_cannot_be_tracked_is_refused(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r'frame of a video, and these are none: .*b\.jpg; name videos alone'):
-        check_tracking([tmp_path / 'a.MP4', tmp_path / 'b.jpg'])
+        check_tracking(
+            [InputSource(tmp_path / 'a.MP4', 'a'), InputSource(0, 'b'), InputSource(tmp_path / 'b.jpg', 'c')]
+        )
     monkeypatch.setitem(sys.modules, 'trackers', None)
     with pytest.raises(InputError, match='needs the trackers package: pip install trackers'):
-        check_tracking([tmp_path / 'a.MP4'])
+        check_tracking([InputSource(tmp_path / 'a.MP4', 'a')])

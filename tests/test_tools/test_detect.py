@@ -14,7 +14,7 @@ from yolov7_simple.apis.inference import load_inferencer
 from yolov7_simple.runtime import InputError, OnnxDetector, read_image
 from yolov7_simple.runtime.images import MAX_MEGAPIXELS
 from yolov7_simple.runtime.numpy_nms import numpy_nms
-from yolov7_simple.runtime.videos import read_video
+from yolov7_simple.runtime.videos import Video
 
 KINDS = ('torch', 'onnx')
 
@@ -73,7 +73,7 @@ def test_images_and_videos_give_pictures_and_json(files, tmp_path, monkeypatch):
     np.testing.assert_allclose([one['score'] for one in found], wanted['scores'], atol=1e-5)
     x1, y1, x2, y2 = wanted['bboxes'][0]
     np.testing.assert_allclose(found[0]['bbox'], [x1, y1, x2 - x1, y2 - y1], atol=1e-2)
-    frames = list(read_video(tmp_path / 'videos/video.mp4', None))
+    frames = list(Video(tmp_path / 'videos/video.mp4'))
     assert len(frames) == 3 and frames[0].shape[1] >= 260
     assert np.abs(frames[0].astype(int) - frames[0][::-1]).mean() > 1
 
@@ -192,7 +192,7 @@ def test_tracks_are_the_same_for_both_kinds_of_model(files, tmp_path, monkeypatc
     kept = [one for one in third if one.get('track_id') in places]
     assert len(kept) > 0.9 * len(places)
     assert all(np.abs(places[one['track_id']] - one['bbox']).max() < 8 for one in kept)
-    frames = list(read_video(tmp_path / 'onnx/videos/video.mp4', None))
+    frames = list(Video(tmp_path / 'onnx/videos/video.mp4'))
     assert np.abs(frames[0].astype(int) - frames[1]).mean() > 1  # grey, then colours
 
 
@@ -233,10 +233,11 @@ def test_tracks_need_videos_and_the_package(files, tmp_path, monkeypatch):
         (['small.onnx', 'images', '--compile'], '--compile is not for small.onnx'),
         (['small.py', 'small.pth', 'images', '--threads', '2'], '--threads is not for small.py, only for an ONNX file'),
         (['small.onnx', 'images', '--threads', '0'], '--threads 0: must be at least 1'),
+        (['small.py', 'small.pth', 'images', '--batch-size', '0'], '--batch-size 0: must be at least 1'),
         (['small.onnx', 'images', '--score-thr', 'nan'], '--score-thr nan: must be from 0 to 1'),
         (['small.onnx', 'images', '--score-thr', '2'], '--score-thr 2.0: must be from 0 to 1'),
-        (['small.onnx', 'images', '--max-megapixels', 'nan'], '--max-megapixels nan: must be at least 0'),
-        (['small.py', 'small.pth', 'images', '--batch-size', '0'], '--batch-size 0: must be at least 1'),
+        (['small.onnx', 'images', '--keep-thr', '-1'], '--keep-thr -1.0: must be from 0 to 1'),
+        (['small.onnx', 'images', '--max-megapixels', 'nan'], '--max-megapixels nan: must be more than 0'),
         (['small.py', 'images'], 'small.py images: name a config, its checkpoint, and then what to detect in'),
     ],
 )

@@ -10,7 +10,7 @@ from mmengine import fileio
 from numpy.typing import NDArray
 
 from ..runtime.errors import DamagedImageError
-from ..runtime.images import is_cut_short
+from ..runtime.images import is_cut_short, to_8_bits
 from ..utils.options import checked_options
 from .headers import image_size
 
@@ -44,6 +44,8 @@ def read_file(path: str, backend_args: dict | None) -> tuple[bytes, tuple[int, i
 def decode_image(path: str, reduction: int = 1, backend_args: dict | None = None) -> NDArray:
     """Decode an image as mmcv's loader does: 8 bits, BGR, turned upright by its EXIF tag.
 
+    Of deeper images the 8 highest bits in use remain, as in detection and, by :class:`CheckImageFile`, in evaluation.
+
     Args:
         path: Path of the file.
         reduction: Decode at 1 / reduction of the size: 1, 2, 4 or 8.
@@ -64,7 +66,9 @@ def decode_content(content: bytes, path: str, reduction: int) -> NDArray:
     data = np.frombuffer(content, np.uint8)
     is_jpeg = data[:2].tobytes() == b'\xff\xd8'
     try:
-        image = cv2.imdecode(data, REDUCED_FLAGS[reduction if is_jpeg else 1])
+        image = decode_deep_image(data)
+        if image is None:
+            image = cv2.imdecode(data, REDUCED_FLAGS[reduction if is_jpeg else 1])
     except cv2.error as error:
         raise DamagedImageError(path, f'cannot be decoded: {error.err}') from error
     if image is None:
@@ -77,12 +81,27 @@ def decode_content(content: bytes, path: str, reduction: int) -> NDArray:
     return image
 
 
+def decode_deep_image(data: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
+    """Decode the content of a PNG, TIFF or PNM file if it has 16 bits a channel; None if not.
+
+    OpenCV and mmcv's loader take the 8 highest of 16 bits, which leaves those of 12 bits nearly black.
+    """
+    start = data[:26].tobytes()
+    if start[:4] == b'\x89PNG' and start[24:25] != b'\x10':
+        return None
+    if start[:4] != b'\x89PNG' and start[:2] not in (b'II', b'MM', b'P2', b'P3', b'P5', b'P6'):
+        return None
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    return to_8_bits(image) if image is not None and image.dtype == np.uint16 else None
+
+
 @TRANSFORMS.register_module()
 @checked_options
 class CheckImageFile(BaseTransform):
     """Refuse an image file that is cut short or of absurd dimensions, which mmcv's loader accepts.
 
-    A detector must not be evaluated on half an image. In training :class:`SeededMixDataset` replaces such images.
+    A detector must not be evaluated on half an image. In training :class:`SeededMixDataset` replaces such images. An
+    image of 16 bits a channel, which that loader reads too dark, is read again, as in training.
 
     Required key: ``img_path``, None for an image that did not come from a file.
 
@@ -97,7 +116,11 @@ class CheckImageFile(BaseTransform):
         self.backend_args = backend_args
 
     def transform(self, results: dict) -> dict:
-        """Check the file; the results pass through unchanged."""
+        """Check the file; the results pass through unchanged, but for the pixels of a deep image."""
         if results['img_path'] is not None:
-            read_file(results['img_path'], self.backend_args)
+            data = read_file(results['img_path'], self.backend_args)
+            image = results.get('img')
+            deep = None if image is None else decode_deep_image(np.frombuffer(data, np.uint8))
+            if deep is not None and image.shape == deep.shape and image.dtype != np.uint16:
+                results['img'] = deep.astype(image.dtype)
         return results

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import sys
 from collections.abc import Callable, Sequence
 
@@ -17,6 +19,19 @@ class UserError(ValueError):
 
 class InputError(UserError):
     """An input that cannot be used; the message names it and says why."""
+
+
+class OutputError(UserError):
+    """Results that cannot be written; the message names the file and says why.
+
+    Attributes:
+        is_full: Whether the disk is full, so that the next file cannot be written either.
+    """
+
+    def __init__(self, path: object, error: OSError | str) -> None:
+        problem = error if isinstance(error, str) else error.strerror or error
+        super().__init__(f'{path}: cannot be written: {problem}')
+        self.is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 class DamagedImageError(UserError):
@@ -55,6 +70,8 @@ def check_share(name: str, value: float) -> float:
 
 def run_tool(main: Callable[[], int | None]) -> None:
     """Run the ``main`` of a tool and exit with its status; a :class:`UserError` becomes one line and status 1."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors='backslashreplace')  # names of files may not be text; as in stderr
     try:
         sys.exit(main())
     except UserError as error:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import InputError
+from .errors import InputError, OutputError
 from .files import replacing
 
 WRITABLE_SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.webp'}
@@ -100,17 +100,22 @@ def read_image(path: Path, max_megapixels: float | None = MAX_MEGAPIXELS) -> NDA
         data = Path(path).read_bytes()
     except OSError as error:
         raise InputError(f'{path}: cannot be read: {error.strerror or error}') from error
+    return image_from_bytes(data, str(path), max_megapixels)
+
+
+def image_from_bytes(data: bytes, name: str, max_megapixels: float | None = MAX_MEGAPIXELS) -> NDArray[np.uint8]:
+    """Decode the content of an image file, see :func:`read_image`; ``name`` is for messages."""
     try:
         image = None
         if data and not is_cut_short(data):
             image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     except cv2.error as error:  # e.g. more pixels than OpenCV decodes
-        raise InputError(f'{path}: cannot be decoded: {error.err}') from error
+        raise InputError(f'{name}: cannot be decoded: {error.err}') from error
     if image is None:
-        raise InputError(f'{path}: not an image, or a damaged or cut one')
+        raise InputError(f'{name}: not an image, or a damaged or cut one')
     if image.dtype not in (np.uint8, np.uint16):
-        raise InputError(f'{path}: its pixels are {image.dtype}, and only whole numbers of 8 or 16 bits can be used')
-    check_size(str(path), *image.shape[:2], max_megapixels)
+        raise InputError(f'{name}: its pixels are {image.dtype}, and only whole numbers of 8 or 16 bits can be used')
+    check_size(name, *image.shape[:2], max_megapixels)
     return to_8_bits(image)
 
 
@@ -130,6 +135,7 @@ def write_image(path: Path, image: NDArray[np.uint8]) -> None:
 
     Raises:
         InputError: OpenCV has no encoder for it.
+        OutputError: The file cannot be written.
     """
     try:
         done, data = cv2.imencode(path.suffix, image)
@@ -137,5 +143,8 @@ def write_image(path: Path, image: NDArray[np.uint8]) -> None:
         done = False
     if not done:
         raise InputError(f'{path}: OpenCV cannot write {path.suffix or "a file without a suffix"}')
-    with replacing(path) as temporary:
-        data.tofile(temporary)
+    try:
+        with replacing(path) as temporary:
+            temporary.write_bytes(data)
+    except OSError as error:
+        raise OutputError(path, error) from error

@@ -1,4 +1,4 @@
-"""Write the detections of many images: COCO's JSON, and a picture each."""
+"""The detections of many images in COCO's form."""
 
 from __future__ import annotations
 
@@ -9,20 +9,7 @@ from pathlib import Path
 from numpy.typing import NDArray
 
 from .errors import InputError
-from .files import make_folder
-from .images import WRITABLE_SUFFIXES
 from .tracking import NO_TRACK
-
-
-def picture_path(out_dir: Path, name: str) -> Path:
-    """Path of an image's picture: its own name, with .png added if its format cannot be written.
-
-    Raises:
-        InputError: The folder cannot be made.
-    """
-    folder = out_dir / 'pictures'
-    make_folder(folder)
-    return folder / (name if Path(name).suffix.lower() in WRITABLE_SUFFIXES else f'{name}.png')
 
 
 class CocoResults:
@@ -47,17 +34,32 @@ class CocoResults:
                 known = json.loads(Path(annotation_file).read_text(encoding='utf-8'))
                 ids = {category['name']: category['id'] for category in known['categories']}
                 self.image_ids = {image['file_name']: image['id'] for image in known['images']}
-            except (OSError, ValueError, TypeError, KeyError) as error:
+            except OSError as error:
+                raise InputError(f'{annotation_file}: cannot be read: {error.strerror or error}') from error
+            except (ValueError, TypeError, KeyError) as error:
                 raise InputError(f'{annotation_file}: not a COCO annotation file: {error!r}') from error
             missing = [name for name in classes if name not in ids]
             if missing:
                 raise InputError(f'{annotation_file}: has no category {missing[0]!r}; it has {list(ids)}')
             self.category_ids = [ids[name] for name in classes]
-        self.content = {
-            'images': [],
-            'categories': [{'id': id_, 'name': name} for id_, name in zip(self.category_ids, classes)],
-            'annotations': [],
-        }
+        self.categories = [{'id': id_, 'name': name} for id_, name in zip(self.category_ids, classes)]
+        self.num_images = self.num_annotations = 0
+        self.content = {'images': [], 'categories': self.categories, 'annotations': []}
+        self._used_ids: set[int] = set()  # of the annotation file
+
+    def file_name(self, path: Path, name: str) -> str:
+        """Name of an image in the annotation file, which is the end of its path; without such a file, ``name``.
+
+        Raises:
+            InputError: The annotation file lacks it.
+        """
+        if self.image_ids is None:
+            return name
+        parts = path.absolute().parts[1:]
+        for i in range(len(parts)):
+            if (end := '/'.join(parts[i:])) in self.image_ids:
+                return end
+        raise InputError(f'{path}: is not among the images of the annotation file')
 
     def add(
         self,
@@ -79,20 +81,23 @@ class CocoResults:
             tracks: (N,), numbers of tracks in a video, which become ``track_id``; where there is none, ``NO_TRACK``.
 
         Raises:
-            InputError: The annotation file lacks this image.
+            InputError: The annotation file lacks this image, or it is there already.
         """
-        image_id = len(self.content['images']) + 1
+        image_id = self.num_images + 1
         if self.image_ids is not None:
             if file_name not in self.image_ids:
                 raise InputError(f'{file_name}: is not among the images of the annotation file')
             image_id = self.image_ids[file_name]
+            if image_id in self._used_ids:
+                raise InputError(f'{file_name}: another input was this image of the annotation file already')
+            self._used_ids.add(image_id)
         height, width = size
-        self.content['images'].append({'id': image_id, 'file_name': file_name, 'width': width, 'height': height})
         numbers = [NO_TRACK] * len(scores) if tracks is None else tracks.tolist()
-        for (x1, y1, x2, y2), score, label, track in zip(boxes.tolist(), scores.tolist(), labels.tolist(), numbers):
-            self.content['annotations'].append(
+        self._keep(
+            {'id': image_id, 'file_name': file_name, 'width': width, 'height': height},
+            [
                 {
-                    'id': len(self.content['annotations']) + 1,
+                    'id': self.num_annotations + i,
                     'image_id': image_id,
                     'category_id': self.category_ids[label],
                     'bbox': [x1, y1, x2 - x1, y2 - y1],
@@ -101,4 +106,15 @@ class CocoResults:
                     'score': score,
                     **({} if track == NO_TRACK else {'track_id': track}),
                 }
-            )
+                for i, ((x1, y1, x2, y2), score, label, track) in enumerate(
+                    zip(boxes.tolist(), scores.tolist(), labels.tolist(), numbers), 1
+                )
+            ],
+        )
+        self.num_images += 1
+        self.num_annotations += len(scores)
+
+    def _keep(self, image: dict, annotations: list[dict]) -> None:
+        """Keep the records of an image."""
+        self.content['images'].append(image)
+        self.content['annotations'] += annotations

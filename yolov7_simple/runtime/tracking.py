@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,8 +10,9 @@ from numpy.typing import NDArray
 
 from .drawing import class_color, draw_detections
 from .errors import InputError, examples
-from .files import VIDEO_SUFFIXES
 from .onnx_detector import Detections
+from .sources import InputSource
+from .videos import VIDEO_SUFFIXES
 
 if TYPE_CHECKING:
     from trackers import ByteTrackTracker
@@ -22,13 +22,13 @@ WEAKEST = 0.1  # ByteTrack's: a weaker detection does not keep a track alive
 UNTRACKED_COLOR = (160, 160, 160)
 
 
-def check_tracking(paths: Sequence[Path]) -> None:
-    """Check before a model is loaded that all inputs are videos, by their names, and that the package is there.
+def check_tracking(sources: Sequence[InputSource]) -> None:
+    """Check before a model is loaded that all sources may be videos, by their names, and that the package is there.
 
     Raises:
         InputError: They are not, or it is not.
     """
-    others = [path for path in paths if path.suffix.lower() not in VIDEO_SUFFIXES]
+    others = [str(source) for source in sources if not source.may_be_video]
     if others:
         raise InputError(
             f'--track follows objects from frame to frame of a video, and these are none: {examples(others)}; name '
