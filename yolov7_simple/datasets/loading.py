@@ -118,7 +118,7 @@ class CheckImageFile(BaseTransform):
     def transform(self, results: dict) -> dict:
         """Check the file; the results pass through unchanged, but for the pixels of a deep image."""
         if results['img_path'] is not None:
-            data = read_file(results['img_path'], self.backend_args)
+            data, _ = read_file(results['img_path'], self.backend_args)
             image = results.get('img')
             deep = None if image is None else decode_deep_image(np.frombuffer(data, np.uint8))
             if deep is not None and image.shape == deep.shape and image.dtype != np.uint16:
