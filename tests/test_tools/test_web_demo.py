@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -15,10 +16,12 @@ import cv2
 import numpy as np
 import pytest
 import web_demo
+from conftest import png_bomb
+from PIL import Image
 from small_model import CLASSES, ROOT, export, write_images, write_model
 
 from yolov7_simple.apis.inference import load_inferencer
-from yolov7_simple.runtime.errors import run_tool
+from yolov7_simple.runtime.errors import InputError, run_tool
 
 missing = [name for name in ('gradio', 'selenium') if importlib.util.find_spec(name) is None]
 missing += [name for name in ('chromium', 'chromedriver') if shutil.which(name) is None]
@@ -86,7 +89,10 @@ def address(files, request):
     finally:
         server.terminate()
         server.wait(timeout=TIMEOUT)
+        log.seek(0)
+        printed = log.read()
         log.close()
+        assert 'Traceback' not in printed, printed
 
 
 @pytest.fixture
@@ -176,6 +182,10 @@ def test_uploads_are_limited_in_size(files, browser):
         (['small.py'], 'a config needs a checkpoint'),
         (['small.onnx', 'small.pth'], 'needs no checkpoint'),
         (['small.onnx', '--device', 'cpu'], '--device is not for small.onnx'),
+        (['small.onnx', '--port', '70000'], '--port 70000: must be from 1 to 65535'),
+        (['small.onnx', '--port', '-1'], '--port -1: must be from 1 to 65535'),
+        (['small.onnx', '--port', 'abc'], "invalid int value: 'abc'"),
+        (['small.onnx', '--host', 'no.such.host.invalid'], 'port 7860 of no.such.host.invalid: '),
     ],
 )
 def test_mistakes_get_one_clear_message(files, arguments, message):
@@ -190,3 +200,69 @@ def test_an_option_that_cannot_be_is_one_message(files, tmp_path, monkeypatch):
     monkeypatch.setattr('sys.argv', ['web_demo.py', str(config), str(files / 'small.pth')])
     with pytest.raises(SystemExit, match='error: ELANNet: arch must be one of'):
         run_tool(partial(web_demo.main, web_demo.parse_args()))
+
+
+def test_a_port_in_use_is_told_before_the_model_is_loaded(monkeypatch):
+    with socket.socket() as other:
+        other.bind(('127.0.0.1', 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        monkeypatch.setattr('sys.argv', ['web_demo.py', 'none.onnx', '--port', port])
+        with pytest.raises(SystemExit, match=f'error: port {port} of 127.0.0.1: .*; choose another with --port'):
+            run_tool(partial(web_demo.main, web_demo.parse_args()))
+
+
+def write_upload(path):
+    """One upload of each kind that people try."""
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 255, (40, 60, 3), np.uint8))
+    if path.stem in ('cmyk', 'rgba', 'la', 'p', 'i16'):
+        image.convert({'i16': 'I;16'}.get(path.stem, path.stem.upper())).save(path)
+    elif path.stem == 'animated':
+        image.save(path, save_all=True, append_images=[image.rotate(90)], duration=50)
+    elif path.stem == 'huge':
+        path.write_bytes(png_bomb(30000, 30000))
+    elif path.stem == 'one':
+        image.crop((0, 0, 1, 1)).save(path)
+    else:
+        path.write_bytes({'empty': b'', 'text': b'I am a text.', 'cut': b'\x89PNG\r\n\x1a\n\0\0'}[path.stem])
+    return path
+
+
+@pytest.mark.parametrize('name', ['cmyk.jpg', 'rgba.png', 'la.png', 'p.png', 'i16.png', 'animated.png'])
+def test_pictures_of_all_kinds_are_read(tmp_path, name):
+    image = web_demo.read_upload(write_upload(tmp_path / name))
+    assert image.shape == (40, 60, 3) and image.dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [
+        ('text.jpg', 'text.jpg: not an image'),
+        ('empty.jpg', 'empty.jpg: not an image'),
+        ('cut.png', 'cut.png: not an image'),
+        ('one.png', 'one.png: 1 x 1 pixels; an image needs at least 4'),
+        ('huge.png', 'huge.png: 30000 x 30000 is 900 megapixels, and this page takes 40: make it smaller'),
+    ],
+)
+def test_a_bad_upload_is_one_sentence_with_advice_for_this_page(tmp_path, name, message):
+    with pytest.raises(InputError) as caught:
+        web_demo.read_upload(write_upload(tmp_path / name))
+    text = str(caught.value)
+    assert text.startswith(message) and str(tmp_path) not in text and '--' not in text
+
+
+def test_an_upload_that_is_gone_is_asked_for_again(tmp_path):
+    with pytest.raises(InputError, match=r'^gone.png: uploads are kept for 30 minutes; drop it again'):
+        web_demo.read_upload(tmp_path / 'gone.png')
+
+
+def test_what_gradio_leaves_behind_is_removed(tmp_path):
+    ages = {'result-old': 90, 'result-new': 10, 'empty-old': 9999, 'empty-new': 90, 'used-old': 9999}
+    for name, age in ages.items():
+        (tmp_path / name).mkdir()
+        if not name.startswith('empty'):
+            (tmp_path / name / 'a.json').touch()
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    web_demo.remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {'result-new', 'empty-new', 'used-old'}
