@@ -1,8 +1,11 @@
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import cv2
 import detect as tool
@@ -120,6 +123,45 @@ def test_an_empty_folder_is_an_error(files, tmp_path, monkeypatch):
     with pytest.raises(InputError, match='no file fits'):
         run_tool(monkeypatch, files, tmp_path / '*.jpg', '--out-dir', tmp_path / 'out')
     assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_folder_does_not_stop_the_rest(files, tmp_path):
+    (tmp_path / 'empty').mkdir()
+    done = detect_onnx(files / 'small.onnx', tmp_path / 'empty', files / 'images', '--out-dir', tmp_path / 'out')
+    assert done.returncode == 1 and 'error: ' in done.stderr and 'no file in this folder' in done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].endswith(f' detections in 3 images: {tmp_path / "out/detections.json"}')
+    assert re.fullmatch(r'3 images in [0-9.]+ s, [0-9.]+ a second; 1 of 4 inputs could not be used', lines[1])
+
+
+def test_labels_and_crops_are_written(files, tmp_path):
+    options = '--save-txt', '--save-crops', '--no-pictures', '--out-dir', tmp_path
+    assert detect_onnx(files / 'small.onnx', files / 'images/image1.png', *options).returncode == 0
+    rows = np.loadtxt(tmp_path / 'labels/image1.txt', ndmin=2)
+    assert rows.shape[1] == 5 and (rows[:, 1:] >= 0).all() and (rows[:, 1:] <= 1).all()
+    assert len(list((tmp_path / 'crops').rglob('image1_*.jpg'))) == len(rows) > 0
+    assert not (tmp_path / 'pictures').exists()
+
+
+def test_ctrl_c_leaves_whole_files(files, tmp_path):
+    """One signal, while a video is being read, of which the rest is never seen."""
+    writer = cv2.VideoWriter(str(tmp_path / 'long.mp4'), cv2.VideoWriter_fourcc(*'mp4v'), 5, (260, 200))
+    for _ in range(3000):
+        writer.write(np.zeros((200, 260, 3), np.uint8))
+    writer.release()
+    command = [sys.executable, ROOT / 'tools/detect.py', files / 'small.onnx', tmp_path / 'long.mp4']
+    process = subprocess.Popen(
+        [*command, '--out-dir', tmp_path / 'out'], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while process.poll() is None and not list(tmp_path.glob('out/videos/.*')):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and 'Traceback' not in errors, errors
+    count = len(json.loads((tmp_path / 'out/detections.json').read_text())['images'])
+    assert 0 < count < 3000 and f'in {count} images' in output
+    assert len(list(Video(tmp_path / 'out/videos/long.partial.mp4'))) == count
+    assert not list((tmp_path / 'out').rglob('.*'))
 
 
 def test_slices_find_what_is_small_in_a_large_image(files, tmp_path, monkeypatch):

@@ -140,7 +140,7 @@ def check_options(owner: str, given: dict[str, Any], options: dict[str, tuple[An
 
 def show_options(self: Any) -> str:
     """``Name(option=value, ...)``, as mmcv shows its transforms."""
-    options = vars(self).get('_options', {})
+    options = vars(self).get('_checked_options', {})
     return f'{type(self).__name__}({", ".join(f"{name}={value!r}" for name, value in options.items())})'
 
 
@@ -161,7 +161,7 @@ def checked_options(cls: Class) -> Class:
         check_options(type(self).__name__, given, options)
         init(self, *args, **kwargs)
         if is_shown:
-            self._options = {name: given.get(name, default) for name, (_, default) in options.items()}
+            self._checked_options = {name: given.get(name, default) for name, (_, default) in options.items()}
 
     cls.__init__ = checked_init
     return cls
