@@ -102,7 +102,7 @@ def test_imports_have_no_circles():
 
 
 def test_the_runtime_needs_little():
-    allowed = {*sys.stdlib_module_names, PACKAGE, 'numpy', 'cv2', 'onnxruntime', 'trackers', 'supervision'}
+    allowed = {*sys.stdlib_module_names, PACKAGE, 'numpy', 'cv2', 'onnxruntime', 'openvino', 'trackers', 'supervision'}
     wrong = [
         f'{module} imports {name}'
         for module in MODULES

@@ -6,8 +6,7 @@
 INPUT is an image, a video, a folder of them, a pattern, a URL, or the number of a camera. Pictures go to
 OUT_DIR/pictures/, videos to OUT_DIR/videos/, and all detections to OUT_DIR/detections.json (COCO format; `annotations`
 is what pycocotools' loadRes takes; the frames of a video are images named VIDEO/NUMBER, and have a `track_id` with
---track). An input that cannot be used is reported, the rest goes on, and the exit status is 1. Ctrl-C ends it in order,
-with status 130. With MODEL.onnx, of tools/export_onnx.py, numpy, OpenCV and onnxruntime are all that is needed.
+--track). An input that cannot be used is reported, and the exit status is 1; with Ctrl-C it is 130. No torch for ONNX.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from yolov7_simple.runtime.detect import Detector
 
 # Functions import the package, as only the arguments tell whether torch is needed.
-FOR_CHECKPOINTS, FOR_ONNX = ('device', 'slice', 'fast', 'compile'), ('threads',)
+FOR_CHECKPOINTS, FOR_ONNX = ('device', 'slice', 'fast', 'compile'), ('threads', 'engine')
 
 
 def parse_args() -> argparse.Namespace:
@@ -72,6 +71,7 @@ def parse_args() -> argparse.Namespace:
     )
     onnx = parser.add_argument_group('with an ONNX file')
     onnx.add_argument('--threads', type=int, help='default: one for each core')
+    onnx.add_argument('--engine', help='onnxruntime, the default, or openvino (needs its package)')
     args = parser.parse_args()
     is_onnx = args.model.endswith('.onnx')
     args.checkpoint = None if is_onnx else args.inputs.pop(0)
@@ -134,7 +134,7 @@ def main(args: argparse.Namespace) -> int:
     )
     options = {'device': args.device, 'fast': args.fast is not False, 'compiled': bool(args.compile)}
     if args.checkpoint is None:
-        options = {'num_threads': args.threads}
+        options = {'num_threads': args.threads, 'engine': args.engine or 'onnxruntime'}
     options['agnostic_nms'] = args.agnostic_nms
     if args.slice is not None:
         options.update(side=args.slice, score_thr=args.score_thr)

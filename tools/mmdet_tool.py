@@ -51,12 +51,21 @@ def take_verbose() -> bool:
     return args.verbose or args.launcher != 'none'
 
 
-def check_options(tool: str, arguments: list[str]) -> list[str]:
+def take_engine() -> str | None:
+    """Take --engine out of the arguments."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument('--engine')
+    args, sys.argv[1:] = parser.parse_known_args()
+    return args.engine
+
+
+def check_options(tool: str, arguments: list[str], engine: str | None = None) -> list[str]:
     """Check the --cfg-options of a tool.
 
     Args:
         tool: Its path among mmdet's.
         arguments: Of its command line; the first file of a config's kind is the config.
+        engine: What runs an exported file.
 
     Returns:
         Arguments to add, with which the rest of the config follows the options.
@@ -71,6 +80,8 @@ def check_options(tool: str, arguments: list[str]) -> list[str]:
     except ValueError as error:  # of DictAction
         raise InputError('--cfg-options: each one must be KEY=VALUE, and the config comes before them') from error
     is_exported = tool == 'test.py' and any(one.endswith(EXPORTED_SUFFIXES) for one in others)
+    if engine is not None and not is_exported:
+        raise InputError('--engine is for an exported file, MODEL.onnx')
     if not args.cfg_options and tool != 'train.py' and not is_exported:
         return []  # the file may be no config
     config = next((one for one in others if Path(one).suffix in CONFIG_SUFFIXES and Path(one).is_file()), None)
@@ -82,7 +93,7 @@ def check_options(tool: str, arguments: list[str]) -> list[str]:
     if tool == 'train.py' and 'runner_type' not in {*cfg, *options}:
         more['runner_type'] = 'mmdet.FittedRateRunner'
     if is_exported:
-        more['runner_type'] = 'mmdet.ExportedRunner'
+        more.update(runner_type='mmdet.ExportedRunner', engine=engine or 'onnxruntime')
     return ['--cfg-options', *(f'{key}={value}'.replace(' ', '') for key, value in more.items())] if more else []
 
 
@@ -98,7 +109,8 @@ def run(tool: str, short: bool = False) -> None:
     if not path.is_file():
         names = sorted(str(p.relative_to(tools_dir())) for p in tools_dir().rglob('*.py'))
         sys.exit(f'mmdet has no tool {tool}. It has:\n  ' + '\n  '.join(names))
-    sys.argv += check_options(tool, sys.argv[1:])
+    engine = take_engine() if tool == 'test.py' else None
+    sys.argv += check_options(tool, sys.argv[1:], engine)
     join_processes_without_gpu(sys.argv[1:])
     sys.argv[0] = str(path)
     sys.path.insert(0, str(path.parent))

@@ -1,6 +1,7 @@
 """Evaluate a detector: mmdet's tools/test.py and its flags, which keeps the config that training saved.
 
-In the place of the checkpoint it also takes an exported file, MODEL.onnx, and evaluates that.
+In the place of the checkpoint it also takes an exported file, MODEL.onnx, and evaluates that; --engine openvino runs it
+with OpenVINO.
 --verbose shows all that goes into the log file, too; with a launcher it is on.
 """
 

@@ -72,6 +72,15 @@ def test_a_file_has_the_numbers_of_its_checkpoint(folder):
     assert metrics(batch)['coco/bbox_mAP'] > 0.2
 
 
+def test_openvino_has_the_same_numbers(folder):
+    pytest.importorskip('openvino')
+    wanted, own = (
+        metrics(evaluate(folder, 'small.onnx', '--engine', engine, name=engine))
+        for engine in ('onnxruntime', 'openvino')
+    )
+    assert wanted['coco/bbox_mAP'] > 0.2 and own == pytest.approx(wanted, abs=2e-3)
+
+
 def test_what_makes_a_file_differ_is_said(folder):
     printed = evaluate(folder, 'cut.onnx')
     assert 'cut.onnx: its NMS drops what scores below 0.6, which cuts mAP' in printed
@@ -90,6 +99,8 @@ def test_what_makes_a_file_differ_is_said(folder):
             ("test_dataloader.dataset.metainfo.classes=('circle','square')",),
             'small.onnx has 3 classes (circle, square, star), and the test dataset 2 (circle, square)',
         ),
+        ('small.pth --engine openvino', (LOW,), '--engine is for an exported file, MODEL.onnx'),
+        ('small.onnx --engine other', (LOW,), 'engine other: there is none of this name'),
         ('small.onnx --tta', (LOW,), '--tta is for checkpoints'),
     ],
 )

@@ -1,4 +1,4 @@
-"""Time inference of one image at 640: PyTorch as it is, its faster forms, and ONNX Runtime.
+"""Time inference of one image at 640: PyTorch as it is, its faster forms, ONNX Runtime, OpenVINO and OpenCV.
 
     python tools/benchmarks/benchmark_inference.py --image PHOTO.jpg
 
@@ -11,6 +11,7 @@ case for NMS, as every candidate passes the threshold.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import platform
 import sys
 import tempfile
@@ -108,13 +109,19 @@ def benchmark_model(name: str, args: argparse.Namespace, folder: Path) -> list[s
 
     jpeg = folder / 'image.jpg'
     make_jpeg(args.image, jpeg)
+    # OpenVINO only where it is installed. OpenCV before 5 loads no file with NMS, and its pipeline is not measured.
+    engines = {'ONNX Runtime': 'onnxruntime', 'OpenVINO': 'openvino'}
+    if importlib.util.find_spec('openvino') is None:
+        del engines['OpenVINO']
     detectors = {}
     for with_nms in (True, False):
         graph = DeployGraph(plain, with_nms)
         path = folder / f'{name}_{with_nms}.onnx'
         metadata = build_metadata(graph, [str(i) for i in range(80)], read_preprocessing(inferencer.cfg))
         export_onnx(graph, path, (SIZE, SIZE), metadata=metadata)
-        detectors[with_nms] = OnnxDetector(path, THREADS)
+        for label, engine in engines.items():
+            detectors[label, with_nms] = OnnxDetector(path, THREADS, engine=engine)
+    opencv = cv2.dnn.readNetFromONNX(str(path))  # the one without NMS
 
     models = {'PyTorch': plain, 'PyTorch, fast switch': speed_up(plain)}
     if not args.no_compile:
@@ -133,19 +140,31 @@ def benchmark_model(name: str, args: argparse.Namespace, folder: Path) -> list[s
     for label, model in models.items():
         tasks[f'{label} network'] = lambda model=model: run_network(model)
         tasks[f'{label} pipeline'] = lambda model=model: run_pipeline(model)
-    tasks['ONNX Runtime network'] = lambda: detectors[False].session.run(None, {'images': images.numpy()})
-    tasks['ONNX Runtime pipeline'] = lambda: detectors[True]([read_image(jpeg)])
+    batch = images.numpy()
+    for label in engines:
+        raw, whole = detectors[label, False], detectors[label, True]
+        tasks[f'{label} network'] = lambda raw=raw: raw.engine.run(batch, ('boxes', 'scores'))
+        tasks[f'{label} pipeline'] = lambda whole=whole: whole([read_image(jpeg)])
+
+    def run_opencv() -> None:
+        opencv.setInput(batch)
+        opencv.forward(['boxes', 'scores'])
+
+    tasks['OpenCV network'] = run_opencv
     seconds = measure(tasks, args.rounds)
 
     matrix_rate = 2 * MATRIX_SIDE**3 / 1e9 / seconds['matrix']
     rows = []
-    for label in (*models, 'ONNX Runtime'):
-        network, pipeline = seconds[f'{label} network'], seconds[f'{label} pipeline']
+    labels = [*models, *engines, 'OpenCV']
+    for label in labels:
+        network, pipeline = seconds[f'{label} network'], seconds.get(f'{label} pipeline')
+        last = '| |' if pipeline is None else f'{pipeline * 1e3:.1f} | {pipeline / network - 1:+.0%} |'
         rows.append(
             f'| {name} | {label} | {network * 1e3:.1f} | {seconds["PyTorch network"] / network:.2f} | '
-            f'{gflop / network:.0f} | {gflop / network / matrix_rate:.0%} of {matrix_rate:.0f} | '
-            f'{pipeline * 1e3:.1f} | {pipeline / network - 1:+.0%} |'
+            f'{gflop / network:.0f} | {gflop / network / matrix_rate:.0%} of {matrix_rate:.0f} | {last}'
         )
+    fastest = min(labels, key=lambda label: seconds[f'{label} network'])
+    print(f'The fastest network of {name}: {fastest}', file=sys.stderr)
     return rows
 
 

@@ -239,8 +239,9 @@ def check_export(graph: DeployGraph, detector: OnnxDetector, batches: Iterable[T
         ExportError: They differ by more than rounding.
     """
     differences = []
+    names = ('dets', 'labels') if graph.with_nms else ('boxes', 'scores')
     for images in batches:
-        outputs = [torch.from_numpy(output) for output in detector.session.run(None, {'images': images.numpy()})]
+        outputs = [torch.from_numpy(output) for output in detector.engine.run(images.numpy(), names)]
         difference = compare(graph, images, outputs)
         if difference.faults:
             raise ExportError(

@@ -32,6 +32,7 @@ class ExportedDetector(BaseModel):
 
     Args:
         path: Exported file, with NMS.
+        engine: What runs it, as in :class:`OnnxDetector`.
 
     Attributes:
         detector (OnnxDetector): What runs it.
@@ -40,9 +41,9 @@ class ExportedDetector(BaseModel):
         InputError: The file cannot be used, or was exported with ``--raw``.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, engine: str = 'onnxruntime') -> None:
         super().__init__()
-        self.detector = OnnxDetector(path)
+        self.detector = OnnxDetector(path, engine=engine)
         if not self.detector.has_nms:
             raise InputError(f'{path} was exported with --raw: its boxes have not been through NMS; export without')
 
@@ -106,7 +107,7 @@ class ExportedRunner(Runner):
             raise InputError(f'{path}: test_dataloader.dataset of the config has no pipeline: give it a single dataset')
         preprocessing = read_preprocessing(Config({'model': model, 'test_dataloader': {'dataset': dataset}}))
         dataset.pipeline = [step for step in dataset.pipeline if type_name(step) != 'Resize']
-        cfg.model = ConfigDict(type='mmdet.ExportedDetector', path=path)
+        cfg.model = ConfigDict(type='mmdet.ExportedDetector', path=path, engine=cfg.pop('engine', 'onnxruntime'))
         cfg.resume = False
         runner = super().from_cfg(cfg)
         runner.exported, runner.preprocessing = Path(path), preprocessing

@@ -1,4 +1,4 @@
-"""A detector in an ONNX file, with nothing but numpy, OpenCV and onnxruntime.
+"""A detector in an ONNX file, with nothing but numpy, OpenCV and onnxruntime, or OpenVINO.
 
 B images, N detections of an image, C classes.
 """
@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from .engines import load_engine
 from .errors import InputError
 from .images import check_pixels
 from .numpy_nms import numpy_nms
@@ -48,11 +49,14 @@ class OnnxDetector:
 
     Args:
         path: ONNX file, exported with NMS.
-        num_threads: Threads of onnxruntime; None: one for each core.
+        num_threads: Threads of the engine; None: one for each core.
         agnostic_nms: Whether to keep one box of an object, whatever its class, also where the file was exported without
             ``--agnostic-nms``.
+        engine: ``'onnxruntime'``, or ``'openvino'``, which gives the same detections.
 
     Attributes:
+        engine (Engine): What runs the file.
+        session: Its ``InferenceSession`` of onnxruntime, or ``CompiledModel`` of OpenVINO.
         classes (list[str]): Names of the classes, in the order of the labels.
         score_threshold (float): Lowest score of a detection.
         iou_threshold (float): Largest IoU of two detections of a class.
@@ -61,7 +65,7 @@ class OnnxDetector:
 
     Raises:
         InputError: The file is not there, or was not written by that tool or by a later version of it, or
-            onnxruntime is missing.
+            the engine is missing.
     """
 
     def __init__(
@@ -69,22 +73,11 @@ class OnnxDetector:
         path: str | Path,
         num_threads: int | None = None,
         agnostic_nms: bool = False,
+        engine: str = 'onnxruntime',
     ) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise InputError(f'{path}: ONNX files need onnxruntime: pip install onnxruntime ({error})') from error
-        if not Path(path).is_file():
-            raise InputError(f'{path}: no such ONNX file')
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        if num_threads is not None:
-            options.intra_op_num_threads = num_threads
-        try:
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=pick_providers(onnxruntime))
-        except Exception as error:  # onnxruntime's errors have no common base class
-            raise InputError(f'{path}: onnxruntime cannot load it: {str(error).splitlines()[0]}') from error
-        metadata = self.session.get_modelmeta().custom_metadata_map
+        self.engine = load_engine(engine, Path(path), num_threads)
+        self.session = self.engine.session
+        metadata = self.engine.metadata
         try:
             # Tools that change files add metadata of their own, in any form.
             values = {key: json.loads(metadata[key]) for key in KEYS}
@@ -112,8 +105,7 @@ class OnnxDetector:
             raise
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f'{path}: was not written by tools/export_onnx.py: no usable metadata {error}') from error
-        _, _, height, width = self.session.get_inputs()[0].shape
-        self.input_size = (height, width) if isinstance(height, int) else None
+        self.input_size = self.engine.input_size
 
     def preprocess(self, images: Sequence[NDArray[np.uint8]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Resize, pad and scale images, as in training and testing.
@@ -174,7 +166,7 @@ class OnnxDetector:
         if not images:
             return []
         batch, factors = self.preprocess(images)
-        dets, labels = self.session.run(['dets', 'labels'], {'images': batch})
+        dets, labels = self.engine.run(batch, ('dets', 'labels'))
         results = []
         for image, image_dets, image_labels, factor in zip(images, dets, labels, factors):
             found = image_labels >= 0
@@ -187,12 +179,3 @@ class OnnxDetector:
                 detections = Detections(*(values[kept] for values in detections))
             results.append(detections)
         return results
-
-
-def pick_providers(onnxruntime) -> list[str]:
-    """CUDA, where this build of onnxruntime has it, then the CPU."""
-    return [
-        name
-        for name in ('CUDAExecutionProvider', 'CPUExecutionProvider')
-        if name in onnxruntime.get_available_providers()
-    ]

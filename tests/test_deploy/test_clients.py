@@ -1,0 +1,55 @@
+"""Programs of others find in an exported file what PyTorch finds."""
+
+import numpy as np
+import pytest
+import torch
+from clients import CLIENTS, Missing, compare
+from small_model import build_model, export, write_config, write_images
+
+from yolov7_simple.runtime import read_image
+
+
+@pytest.fixture(scope='module')
+def case(tmp_path_factory):
+    """Two files, one of each kind, batches of one image, and what PyTorch finds in them."""
+    folder = tmp_path_factory.mktemp('clients')
+    paths = write_images(folder / 'images')
+    model = build_model(write_config(folder / 'small.py'))
+    graph, detector = export(model, folder / 'fixed.onnx', folder / 'small.py')
+    export(model, folder / 'dynamic.onnx', folder / 'small.py', dynamic_size=True)
+    batches = [detector.preprocess([read_image(path)])[0] for path in paths]
+    with torch.no_grad():
+        wanted = [[values[0].numpy() for values in graph(torch.from_numpy(batch))] for batch in batches]
+    return folder, batches, wanted
+
+
+def split(dets, labels):
+    found = labels >= 0
+    return dets[found, :4], dets[found, 4], labels[found]
+
+
+@pytest.mark.parametrize('size', ['fixed', 'dynamic'])
+@pytest.mark.parametrize('name', CLIENTS)
+def test_a_client_finds_what_pytorch_finds(case, tmp_path, name, size):
+    folder, batches, wanted = case
+    try:
+        _, run = CLIENTS[name](folder / f'{size}.onnx', tmp_path)
+    except Missing as error:
+        pytest.skip(str(error))
+    for batch, own in zip(batches, wanted, strict=True):
+        dets, labels = run(batch)
+        own, found = split(*own), split(dets[0], np.asarray(labels[0]))
+        assert len(own[1]) > 20
+        assert abs(len(found[1]) - len(own[1])) <= 1
+        missing, largest = compare(own, found)
+        assert missing == 0 and largest < 1e-3
+
+
+def test_the_comparison_sees_differences():
+    boxes, scores, labels = np.array([[0, 0, 50, 50], [60, 60, 90, 90.0]]), np.array([0.9, 0.5]), np.array([0, 1])
+    assert compare((boxes, scores, labels), (boxes, scores, labels)) == (0, 0)
+    assert compare((boxes, scores, labels), (boxes + 1, scores, labels))[0] == 2
+    assert compare((boxes, scores, labels), (boxes, scores, 1 - labels))[0] == 2
+    assert compare((boxes, scores, labels), (boxes, scores - 0.01, labels))[1] == pytest.approx(0.01)
+    assert compare((boxes, scores, labels), (boxes[:1], scores[:1], labels[:1]))[0] == 1
+    assert compare((boxes, scores - 0.47, labels), (boxes[:1], scores[:1], labels[:1]))[0] == 0
