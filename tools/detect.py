@@ -6,7 +6,8 @@
 INPUT is an image, a video, a folder of them, a pattern, a URL, or the number of a camera. Pictures go to
 OUT_DIR/pictures/, videos to OUT_DIR/videos/, and all detections to OUT_DIR/detections.json (COCO format; `annotations`
 is what pycocotools' loadRes takes; the frames of a video are images named VIDEO/NUMBER, and have a `track_id` with
---track). An input that cannot be used is reported, and the exit status is 1; with Ctrl-C it is 130. No torch for ONNX.
+--track). An input that cannot be used is reported, the rest goes on, and the exit status is 1. Ctrl-C ends it in order,
+with status 130. With MODEL.onnx, of tools/export_onnx.py, numpy, OpenCV and onnxruntime are all that is needed.
 """
 
 from __future__ import annotations
