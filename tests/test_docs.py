@@ -290,7 +290,7 @@ def check_deployment(folder, printed):
         json.loads((folder / 'outputs' / name / 'detections.json').read_text()) for name in ('torch', 'onnx')
     )
     assert by_torch['images'] == by_onnx['images'] and len(by_torch['images']) == 4
-    assert by_torch['annotations'] and by_onnx['annotations']  # the export has compared them
+    assert len(by_torch['annotations']) == len(by_onnx['annotations'])  # the export has compared them
     assert (folder / 'outputs/onnx/pictures').is_dir() and (folder / 'dataset_check/index.html').is_file()
     assert 'coco/bbox_mAP: ' in printed
 

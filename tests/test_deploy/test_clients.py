@@ -1,6 +1,5 @@
 """Programs of others find in an exported file what PyTorch finds."""
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -32,14 +31,7 @@ def split(dets, labels):
 @pytest.mark.parametrize('size', ['fixed', 'dynamic'])
 @pytest.mark.parametrize(
     'name',
-    [
-        pytest.param(
-            name, marks=pytest.mark.xfail(raises=cv2.error, reason='OpenCV 5.0.0: toLayout, C0 <= 1, with NMS')
-        )
-        if name == 'OpenCV'
-        else name
-        for name in CLIENTS
-    ],
+    CLIENTS,
 )
 def test_a_client_finds_what_pytorch_finds(case, tmp_path, name, size):
     folder, batches, wanted = case

@@ -261,7 +261,8 @@ class YOLOv7SimpleHead(BaseDenseHead):
         all_scores, all_labels, all_cells, start = [], [], [], 0
         for cls_score, objectness, cells in zip(cls_scores, objectnesses, priors):
             num_cells = cells.shape[0]
-            score = (cls_score.sigmoid() * objectness.sigmoid()).sqrt().flatten(1)  # (B, C * H * W)
+            # Flattened first: OpenCV 5 cannot multiply maps of one channel and of several.
+            score = (cls_score.flatten(2).sigmoid() * objectness.flatten(2).sigmoid()).sqrt().flatten(1)  # (B, C * HW)
             scores, index = score.topk(smaller(nms_pre, num_cells) if nms_pre > 0 else score.shape[1])
             all_scores.append(scores)
             all_labels.append(torch.div(index, num_cells, rounding_mode='floor'))
