@@ -50,7 +50,16 @@ PUBLIC = [
 ]
 # Private by name only: they are documented.
 # Of os, of NamedTuple, of VIA's files, of mmengine's configs, and the end of a metric's name.
-NOT_OF_THE_HOST = {'_exit', '_replace', '_fields', '_via_img_metadata', '_delete_', '_scope_', '_precision'}
+NOT_OF_THE_HOST = {
+    '_exit',
+    '_checked_options',
+    '_replace',
+    '_fields',
+    '_via_img_metadata',
+    '_delete_',
+    '_scope_',
+    '_precision',
+}
 METACLASS = {'_abc_impl', '_instance_dict'}  # attributes that metaclasses add to classes
 
 
