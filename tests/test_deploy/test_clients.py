@@ -1,5 +1,10 @@
 """Programs of others find in an exported file what PyTorch finds."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -46,6 +51,40 @@ def test_a_client_finds_what_pytorch_finds(case, tmp_path, name, size):
         assert abs(len(found[1]) - len(own[1])) <= 1
         missing, largest = compare(own, found)
         assert missing == 0 and largest < 1e-3
+
+
+OPENCV4 = """
+import sys, cv2, numpy as np
+model, folder = sys.argv[1:]
+network = cv2.dnn.readNetFromONNX(model)
+network.setInput(np.load(folder + '/input.npy'))
+for name, values in zip(('boxes', 'scores'), network.forward(['boxes', 'scores'])):
+    np.save(f'{folder}/{name}.npy', values)
+"""
+
+
+def test_opencv_4_runs_raw_files_of_fixed_size(case, tmp_path):
+    """In an environment of its own, as it needs an older numpy."""
+    home = Path.home() / '.cache/yolov7_simple/opencv4'
+    python = home / 'bin/python'
+    pip = [python, '-m', 'pip', 'install', '-q', '--disable-pip-version-check', 'opencv-python-headless==4.12.0.88']
+    try:
+        if not python.is_file():
+            subprocess.run([sys.executable, '-m', 'venv', home], check=True, capture_output=True)
+        subprocess.run(pip, check=True, capture_output=True, timeout=200)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
+        pytest.skip('OpenCV 4.12 cannot be installed: pip finds no index')
+    folder, batches, _ = case
+    model = build_model(write_config(tmp_path / 'small.py'))
+    graph, _ = export(model, tmp_path / 'raw.onnx', tmp_path / 'small.py', with_nms=False)
+    np.save(tmp_path / 'input.npy', batches[0])
+    environment = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
+    command = [python, '-c', OPENCV4, tmp_path / 'raw.onnx', tmp_path]
+    subprocess.run(list(map(str, command)), check=True, env=environment)
+    with torch.no_grad():
+        boxes, scores = graph(torch.from_numpy(batches[0]))
+    np.testing.assert_allclose(np.load(tmp_path / 'boxes.npy'), boxes, atol=1e-2)
+    np.testing.assert_allclose(np.load(tmp_path / 'scores.npy'), scores, atol=1e-4)
 
 
 def test_the_comparison_sees_differences():
