@@ -17,6 +17,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # a process with more threads cannot be forked
@@ -103,16 +104,19 @@ def start(config: Path, work_dir: Path, epochs: int, log: Path, die_at: int = 0)
         os._exit(status)
 
 
-def was_killed(child: int, moment: float = math.inf) -> bool:
-    """Wait for the end of a process, or kill it at a moment; False if it came to an end of its own."""
+def was_killed(child: int, is_time: Callable[[], bool] = lambda: False, delay: float = 0) -> bool:
+    """Wait for the end of a process, or kill it a while after something is true; False if it came to an end itself."""
+    moment = math.inf
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
             return os.WIFSIGNALED(status)
+        if moment == math.inf and is_time():
+            moment = time.time() + delay
         if time.time() > moment:
             os.kill(child, signal.SIGKILL)
-            moment = math.inf
-        time.sleep(0.0005)
+            is_time, moment = lambda: False, math.inf
+        time.sleep(0.002)
 
 
 def steps_in(log: Path, before: int) -> tuple[int, int, bool]:
@@ -162,7 +166,10 @@ def kill_and_resume(folder: Path, kills: int, epochs: int, seed: int = 0) -> Non
             in_time = was_killed(child)
             where = f'killed while writing {", ".join(path.name for path in work_dir.glob(".*"))}'
         else:
-            in_time = was_killed(child, begin + rng.uniform(0, 2 * seconds / (kills + 2) + 2))
+            # By steps, not by the clock: machines differ, and their load does.
+            room = (epochs * STEPS - last) // (kills - i + 1) - STEPS
+            step = last + rng.randint(0, max(room, 0))
+            in_time = was_killed(child, lambda log=log, step=step: steps_in(log, 0)[1] >= step, rng.uniform(0, 0.3))
             where = f'killed after {time.time() - begin:.1f} s'
         assert in_time, f'the run ended before kill {i + 1}: more epochs are needed'
         first, reached, failed = steps_in(log, last)

@@ -72,7 +72,10 @@ def test_parameters_of_equal_options_share_a_group(monkeypatch):
     logger, handler, lines = MMLogger.get_current_instance(), logging.Handler(), []
     handler.emit = lambda record: lines.append(record.getMessage())
     monkeypatch.setattr(logger, 'handlers', [handler])
+    level = logger.level  # other tests change it
+    logger.setLevel(logging.INFO)
     wrapper = build(model)
+    logger.setLevel(level)
     assert [len(group['params']) for group in wrapper.optimizer.param_groups] == [3, 5]
     assert options_of(model, wrapper, 'weight_decay') == [0.05, 0.0, 0.0] * 2 + [0.05, 0.0]
     assert [group['param_names'][0] for group in wrapper.optimizer.param_groups] == ['0.weight', '1.weight']
