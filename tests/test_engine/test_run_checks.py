@@ -3,10 +3,12 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 from mmdet.registry import METRICS
 from mmengine.hooks import Hook
 from tool_runs import tool
 
+from yolov7_simple.datasets.mosaic import MosaicAffineMixUp
 from yolov7_simple.engine import run_checks
 from yolov7_simple.utils.options import OptionError
 
@@ -108,6 +110,25 @@ def test_as_a_user_types_it(tmp_path, project):
     options = ['train_dataloader.drop_last=True', 'train_dataloader.batch_size=16']
     output = tool('train.py', project / 'config.py', '--work-dir', tmp_path, '--cfg-options', *options, ok=False)
     assert 'error: train_dataloader: 8 images are no batch of 16' in output and 'Traceback' not in output
+
+
+@pytest.mark.parametrize('ranks', [1, 4])
+def test_shared_memory_is_for_all_ranks_of_the_machine(tmp_path, monkeypatch, ranks):
+    torch.distributed.init_process_group('gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1)
+    try:
+        monkeypatch.setenv('LOCAL_WORLD_SIZE', str(ranks))
+        monkeypatch.setattr(run_checks.shutil, 'disk_usage', lambda path: SimpleNamespace(free=3 * 64 * 64 * 5 * 2))
+        pipeline = [MosaicAffineMixUp(img_scale=(64, 64))]
+        loader = SimpleNamespace(
+            dataset=SimpleNamespace(pipeline=pipeline), num_workers=2, prefetch_factor=2, batch_size=2
+        )
+        if ranks == 1:
+            run_checks.check_shared_memory(loader)
+        else:
+            with pytest.raises(OptionError, match='num_workers=0 and '):
+                run_checks.check_shared_memory(loader)
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_workers_that_do_not_fit_into_shared_memory_are_refused_with_what_to_set(run, tmp_path, monkeypatch):

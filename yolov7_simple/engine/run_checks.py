@@ -13,7 +13,7 @@ from mmdet.engine.hooks import YOLOXModeSwitchHook
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS
 from mmengine.dataset import InfiniteSampler
-from mmengine.dist import get_local_size, get_world_size
+from mmengine.dist import get_world_size
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner, ValLoop
@@ -26,6 +26,7 @@ from ..utils.options import OptionError
 from .branches import walk_transforms
 from .hooks import find_mosaics
 from .loops import LossValLoop
+from .without_gpu import ranks_of_this_machine
 
 SHARED_MEMORY = Path('/dev/shm')
 BOX_ITEMS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')  # of CocoMetric
@@ -82,10 +83,11 @@ def check_shared_memory(loader: DataLoader) -> None:
         return
     one = 3 * int(max(size.prod() for size in sizes)) * loader.batch_size
     # Each worker has its batches in there, and another one is in use.
-    needed = one * (loader.num_workers * loader.prefetch_factor + 1) * get_local_size()
+    ranks = ranks_of_this_machine()
+    needed = one * (loader.num_workers * loader.prefetch_factor + 1) * ranks
     free = shutil.disk_usage(SHARED_MEMORY).free
     if needed > free:
-        fitting = max(0, (free // get_local_size() // one - 1) // loader.prefetch_factor)
+        fitting = max(0, (free // ranks // one - 1) // loader.prefetch_factor)
         raise OptionError(
             f'train_dataloader: {loader.num_workers} workers keep batches of {needed / 1e6:.0f} MB in {SHARED_MEMORY}, '
             f'which has {free / 1e6:.0f} MB free: start the container with --shm-size={math.ceil(needed / 1e9)}g or '

@@ -66,8 +66,13 @@ def join_processes_without_gpu(arguments: Sequence[str]) -> None:
         use_slurms_numbers()
     if 'RANK' in os.environ:
         # The processes share the cores; torchrun's default is one thread each.
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get('LOCAL_WORLD_SIZE', 1))))
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks_of_this_machine()))
         dist.init_process_group('gloo')
+
+
+def ranks_of_this_machine() -> int:
+    """How many processes train on this machine; mmengine's get_local_size needs a group that it does not make."""
+    return int(os.environ.get('LOCAL_WORLD_SIZE', 1))
 
 
 def use_slurms_numbers() -> None:
