@@ -87,7 +87,7 @@ def draw(
     matrix: NDArray,
     target: NDArray,
 ) -> None:
-    """Draw a decoded image. Pixels end up about one target pixel or less away from their boxes.
+    """Draw a decoded image. Pixels end up less than one target pixel away from their boxes.
 
     Args:
         pixels: (height, width, 3), the image at 1 / ``reduction`` of its size.

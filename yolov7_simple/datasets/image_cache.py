@@ -295,8 +295,10 @@ class ImageReader:
     def _read_file(self, path: str, size: NDArray | None, scale_of: Callable[[NDArray], float]) -> Decoded:
         version = self._cache and self._cache.version(path)
         content, found = read_file(path, self._backend_args)
+        is_as_annotated = size is None or found is None or tuple(size) == found
         size = np.array(found) if found else size
-        reduction = 1 if size is None else fitting_reduction(scale_of(size))
+        # Of an image that is not as annotated, no pixels are left out, so that its boxes are as exact as they can be.
+        reduction = fitting_reduction(scale_of(size)) if size is not None and is_as_annotated else 1
         pixels = decode_content(content, path, reduction)
         if size is None or pixels.shape[1::-1] != tuple(-(-size // reduction)):
             # A header that says something else than the decoder: the decoder decides.
