@@ -128,6 +128,12 @@ CLIENTS = {
 }
 
 
+def split(dets, labels):
+    """Boxes (N, 4), scores (N,) and labels (N,) of the detections of an image, without the empty rows."""
+    found = labels >= 0
+    return dets[found, :4], dets[found, 4], labels[found]
+
+
 def compare(wanted, found, least=0.05):
     """Compare detections: boxes (N, 4), scores (N,) and labels (N,) each.
 

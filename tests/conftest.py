@@ -152,6 +152,24 @@ def write_coco(folder: Path, num_images: int = 8, classes=('box', 'disc'), size=
     return content
 
 
+def write_things(folder: Path, images: list[dict]) -> dict:
+    """Write annotations of images, with one thing in each; returns the config of the dataset."""
+    boxes = [
+        dict(id=i, image_id=image['id'], category_id=1, bbox=[4, 4, 16, 12], area=192, iscrowd=0)
+        for i, image in enumerate(images)
+    ]
+    content = dict(images=images, annotations=boxes, categories=[dict(id=1, name='thing')])
+    (folder / 'a.json').write_text(json.dumps(content))
+    return dict(
+        type='CheckedCocoDataset',
+        ann_file='a.json',
+        data_root=f'{folder}/',
+        data_prefix=dict(img=''),
+        metainfo=dict(classes=('thing',)),
+        pipeline=[dict(type='LoadAnnotations', with_bbox=True)],
+    )
+
+
 def write_mot(folder: Path, num_frames: int = 24, size=(128, 96)) -> None:
     """Write a video in MOTChallenge's form, in which two bright boxes pass one another."""
     video = folder / 'train/street'

@@ -10,6 +10,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from yolov7_simple.apis.detect import TorchDetector
 from yolov7_simple.apis.inference import load_config
 from yolov7_simple.deploy.export import DeployGraph, export_onnx
 from yolov7_simple.deploy.metadata import build_metadata, read_preprocessing
@@ -134,3 +135,15 @@ def write_truth(images: list[Path], detector) -> None:
                 | {'area': box[2] * box[3], 'iscrowd': 0}
             )
     (images[0].parent / 'annotations.json').write_text(json.dumps(content))
+
+
+def write_evaluated(folder: Path) -> tuple[Path, TorchDetector]:
+    """Write a config, a checkpoint, and images whose boxes the detector has found itself; returns config and detector.
+
+    The images are in ``images/``.
+    """
+    images = write_images(folder / 'images')
+    config, checkpoint = write_model(folder, f'{folder}/images/')
+    detector = TorchDetector(config, checkpoint, 'cpu', fast=False)
+    write_truth(images, detector)
+    return config, detector

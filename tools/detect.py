@@ -98,8 +98,7 @@ def load_detector(model: str, checkpoint: str | None, **options) -> Detector:
 
     if checkpoint is None:
         detector = OnnxDetector(model, **options)
-        if not detector.has_nms:
-            raise InputError(f'{model} was exported with --raw: its boxes have not been through NMS; export without')
+        detector.check_nms()
         return detector
     try:
         from yolov7_simple.apis.detect import SlicedDetector, TorchDetector

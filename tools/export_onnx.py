@@ -39,6 +39,7 @@ from yolov7_simple.runtime.errors import InputError, check_share, run_tool
 from yolov7_simple.runtime.files import IMAGE_SUFFIXES, check_writable, find_inputs, replacing
 from yolov7_simple.runtime.images import read_image
 from yolov7_simple.runtime.onnx_detector import OnnxDetector
+from yolov7_simple.utils.configs import innermost_dataset
 
 
 def parse_args() -> argparse.Namespace:
@@ -85,9 +86,7 @@ def parse_args() -> argparse.Namespace:
 def check_images(cfg: Config, given: list[str] | None) -> list[NDArray]:
     """Read two images to check with: of those given, or of the test dataset."""
     if given is None:
-        dataset = cfg.test_dataloader.dataset
-        while 'dataset' in dataset:
-            dataset = dataset.dataset
+        dataset = innermost_dataset(cfg.test_dataloader.dataset)
         folder = Path(dataset.get('data_root') or '') / dataset.get('data_prefix', {}).get('img', '')
         if not folder.is_dir():
             raise InputError(f'{folder}: the folder of the test images is not there; pass some with --images')

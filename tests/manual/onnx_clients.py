@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from clients import CLIENTS, Missing, compare
+from clients import CLIENTS, Missing, compare, split
 
 from yolov7_simple.apis.inference import class_names, load_inferencer
 from yolov7_simple.deploy.export import DeployGraph, export_onnx
@@ -29,11 +29,6 @@ from yolov7_simple.runtime.files import IMAGE_SUFFIXES, find_inputs
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get('YOLOV7_SHARED', ROOT.parent / 'shared'))
 PAUSE = 0.1
-
-
-def split(dets, labels):
-    found = labels >= 0
-    return dets[found, :4], dets[found, 4], labels[found]
 
 
 def main():

@@ -1,7 +1,6 @@
 """The cache of decoded images: the same samples, one copy for all processes, and room that is there before training."""
 
 import hashlib
-import json
 import multiprocessing
 import os
 import signal
@@ -13,13 +12,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, write_things
 from mmdet.registry import DATASETS
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from yolov7_simple.datasets import image_cache
-from yolov7_simple.datasets.image_cache import CachePlan, ImageCache, fitting_reduction
+from yolov7_simple.datasets import image_cache, image_reader
+from yolov7_simple.datasets.image_cache import CachePlan, ImageCache
+from yolov7_simple.datasets.loading import Decoded, fitting_reduction
 from yolov7_simple.utils import shared_files
 from yolov7_simple.utils.options import OptionError
 
@@ -36,26 +36,16 @@ def photograph(rng, width, height):
 
 @pytest.fixture
 def mixed(tmp_path):
-    """A folder of small images; a function builds the mixed dataset, and ``annotate`` changes what is said of sizes."""
+    """A folder of small images; a function builds the mixed dataset; its ``images`` are what is annotated."""
     rng = np.random.default_rng(0)
-    images, annotations = [], []
+    images = []
     for i in range(24):
         width, height = SIZES[i % len(SIZES)]
         cv2.imwrite(str(tmp_path / f'{i}.{"png" if i % 5 == 0 else "jpg"}'), photograph(rng, width, height))
         images.append(dict(id=i, file_name=f'{i}.{"png" if i % 5 == 0 else "jpg"}', width=width, height=height))
-        annotations.append(dict(id=i, image_id=i, category_id=1, bbox=[4, 4, 9, 9], area=81, iscrowd=0))
 
     def build(scales=(0.1, 1.2), epoch=0, wrapper=None, img_scale=FRAME, **arguments):
-        content = dict(images=images, annotations=annotations, categories=[dict(id=1, name='thing')])
-        (tmp_path / 'a.json').write_text(json.dumps(content))
-        inner = dict(
-            type='CheckedCocoDataset',
-            ann_file='a.json',
-            data_root=f'{tmp_path}/',
-            data_prefix=dict(img=''),
-            metainfo=dict(classes=('thing',)),
-            pipeline=[dict(type='LoadAnnotations', with_bbox=True)],
-        )
+        inner = write_things(tmp_path, images)
         mosaic = dict(type='MosaicAffineMixUp', img_scale=(img_scale, img_scale), scaling_ratio_range=scales)
         pipeline = arguments.pop('pipeline', [mosaic, dict(type='PackDetInputs')])
         dataset = DATASETS.build(
@@ -89,13 +79,13 @@ def cache_of(dataset):
 @pytest.fixture
 def decoded(monkeypatch):
     """Names of the files that are decoded from now on."""
-    names, decode = [], image_cache.decode_content
+    names, decode = [], image_reader.decode_content
 
     def noted(content, path, reduction):
         names.append((Path(path).name, reduction))
         return decode(content, path, reduction)
 
-    monkeypatch.setattr(image_cache, 'decode_content', noted)
+    monkeypatch.setattr(image_reader, 'decode_content', noted)
     return names
 
 
@@ -291,11 +281,16 @@ def test_a_worker_that_is_killed_while_it_writes_leaves_no_half_image_and_no_loc
     kept = mixed((0.1, 3.2), cache_images='ram')
     cache = cache_of(kept)
     path, image = kept.get_data_info(0)['img_path'], cv2.imread(kept.get_data_info(0)['img_path'])
-    decoded = image_cache.Decoded(image, (1, 1), np.array([64, 48]))
+    decoded = Decoded(image, (1, 1), np.array([64, 48]))
 
     def write_and_die():
         pixels = ImageCache._pixels
-        ImageCache._pixels = lambda *a, **k: pixels(*a, **k) if 'writeable' not in k else os.kill(os.getpid(), 9)
+
+        class Deadly(np.ndarray):
+            def __setitem__(self, *_):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        ImageCache._pixels = lambda *a, **k: pixels(*a, **k).view(Deadly)
         cache.put(path, 1, decoded, cache.version(path))
 
     process = multiprocessing.get_context('fork').Process(target=write_and_die)
@@ -310,7 +305,7 @@ def test_a_worker_that_is_killed_while_it_writes_leaves_no_half_image_and_no_loc
 def test_one_version_of_a_file_wins_and_an_older_one_does_not_overwrite_it(mixed):
     kept = mixed((0.1, 3.2), cache_images='ram')
     cache, path = cache_of(kept), kept.get_data_info(0)['img_path']
-    old, new = (image_cache.Decoded(np.full((48, 64, 3), v, np.uint8), (1, 1), np.array([64, 48])) for v in (1, 2))
+    old, new = (Decoded(np.full((48, 64, 3), v, np.uint8), (1, 1), np.array([64, 48])) for v in (1, 2))
     before = cache.version(path)
     time.sleep(0.02)
     os.utime(path)
@@ -335,7 +330,8 @@ def attach(build, queue, barrier):
     barrier.wait(60)
 
 
-def test_ranks_of_one_machine_share_the_cache_of_the_first(mixed):
+def test_ranks_of_one_machine_share_the_cache_of_the_first(mixed, tmp_path, monkeypatch):
+    monkeypatch.setattr(shared_files.tempfile, 'tempdir', str(tmp_path))
     context = multiprocessing.get_context('fork')
     queue, barrier = context.Queue(), context.Barrier(3)
     ranks = [context.Process(target=attach, args=(mixed, queue, barrier)) for _ in range(3)]

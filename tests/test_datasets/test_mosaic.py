@@ -1,6 +1,5 @@
 """The data path: pixels and boxes of a sample, odd and damaged files, seeds, colours, multi-scale."""
 
-import json
 import random
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import mmcv
 import numpy as np
 import pytest
 import torch
-from conftest import SHARED, png_bomb
+from conftest import SHARED, png_bomb, write_things
 from mmdet.datasets.transforms import RandomAffine
 from mmdet.registry import DATASETS, TRANSFORMS
 from mmdet.structures import DetDataSample
@@ -20,7 +19,7 @@ from mmengine.structures import InstanceData
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from yolov7_simple.datasets import geometry, image_cache
+from yolov7_simple.datasets import geometry, image_reader
 from yolov7_simple.datasets import mosaic as ours
 from yolov7_simple.datasets.loading import CheckImageFile, decode_content, decode_image
 from yolov7_simple.datasets.mosaic import MosaicAffineMixUp, RandomHSVGain
@@ -215,7 +214,7 @@ def test_reduced_pixels_are_means_of_squares(tmp_path, suffix, reduction):
 def test_sources_are_decoded_only_if_seen_and_only_as_large_as_needed(rectangles, monkeypatch):
     reads = []
     monkeypatch.setattr(
-        image_cache,
+        image_reader,
         'decode_content',
         lambda content, path, reduction: reads.append(reduction) or decode_content(content, path, reduction),
     )
@@ -223,7 +222,7 @@ def test_sources_are_decoded_only_if_seen_and_only_as_large_as_needed(rectangles
         reads.clear()
         transform = MosaicAffineMixUp((160, 160), scaling_ratio_range=(scale, scale), mixup_prob=0.0)
         for _ in range(100):
-            transform.transform(dict(info(*rectangles[0][5]), mix_results=[info(*rectangles[1][5])] * 3))
+            transform.transform(dict(info(*rectangles[0][1]), mix_results=[info(*rectangles[1][1])] * 3))
         assert expected(), (scale, len(reads), set(reads))
 
 
@@ -269,25 +268,16 @@ def test_mistakes_in_the_pipeline_are_named(rectangles):
 def dataset_config(tmp_path):
     """COCO annotations of 120 small images; a function makes the config of the mixed dataset."""
     rng = np.random.default_rng(4)
-    images, annotations = [], []
+    images = []
     for i in range(120):
         cv2.imwrite(str(tmp_path / f'{i}.jpg'), rng.integers(0, 256, (24, 32, 3), np.uint8))
         images.append(dict(id=i, file_name=f'{i}.jpg', width=32, height=24))
-        annotations.append(dict(id=i, image_id=i, category_id=1, bbox=[4, 4, 16, 12], area=192, iscrowd=0))
-    content = dict(images=images, annotations=annotations, categories=[dict(id=1, name='thing')])
-    (tmp_path / 'a.json').write_text(json.dumps(content))
-    inner = dict(
-        type='CheckedCocoDataset',
-        ann_file='a.json',
-        data_root=f'{tmp_path}/',
-        data_prefix=dict(img=''),
-        metainfo=dict(classes=('thing',)),
-    )
+    inner = write_things(tmp_path, images)
 
     def make(**arguments):
         return dict(
             type='SeededMixDataset',
-            dataset=dict(inner, pipeline=[LOADER]),
+            dataset=inner,
             pipeline=[
                 dict(type='MosaicAffineMixUp', img_scale=(64, 64)),
                 dict(type='RandomHSVGain'),

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clients import CLIENTS, Missing, compare
+from clients import CLIENTS, Missing, compare, split
 from small_model import build_model, export, write_config, write_images
 
 from yolov7_simple.runtime import read_image
@@ -26,11 +26,6 @@ def case(tmp_path_factory):
     with torch.no_grad():
         wanted = [[values[0].numpy() for values in graph(torch.from_numpy(batch))] for batch in batches]
     return folder, batches, wanted
-
-
-def split(dets, labels):
-    found = labels >= 0
-    return dets[found, :4], dets[found, 4], labels[found]
 
 
 @pytest.mark.parametrize('size', ['fixed', 'dynamic'])

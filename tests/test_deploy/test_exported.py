@@ -5,10 +5,9 @@ import re
 import numpy as np
 import pytest
 from mmengine.config import Config
-from small_model import CLASSES, export, write_images, write_model, write_truth
+from small_model import CLASSES, export, write_evaluated
 from tool_runs import tool
 
-from yolov7_simple.apis.detect import TorchDetector
 from yolov7_simple.deploy.exported import ExportedRunner, check_same_classes, find_differences
 from yolov7_simple.deploy.metadata import read_preprocessing
 from yolov7_simple.models.prediction import TestOptions
@@ -22,10 +21,7 @@ LOW = 'model.test_cfg.score_thr=0.001'
 def folder(tmp_path_factory):
     """A config, a checkpoint, the same as ONNX files, and images whose boxes the detector has found itself."""
     folder = tmp_path_factory.mktemp('exported')
-    images = write_images(folder / 'images')
-    config, checkpoint = write_model(folder, f'{folder}/images/')
-    detector = TorchDetector(config, checkpoint, 'cpu', fast=False)
-    write_truth(images, detector)
+    config, detector = write_evaluated(folder)
     model = detector.inferencer.model
     export(model, folder / 'cut.onnx', config)
     export(model, folder / 'raw.onnx', config, with_nms=False)

@@ -5,9 +5,8 @@ import export_onnx as tool
 import numpy as np
 import onnx
 import pytest
-from small_model import export, write_images, write_model, write_truth
+from small_model import export, write_evaluated
 
-from yolov7_simple.apis.detect import TorchDetector
 from yolov7_simple.deploy import precision
 from yolov7_simple.deploy.export import ExportError
 from yolov7_simple.deploy.precision import Comparison, float_nodes, spread, write_float16, write_int8
@@ -24,10 +23,7 @@ val_evaluator = test_evaluator
 def folder(tmp_path_factory):
     """A config whose splits are three images with boxes, a checkpoint, and the same as files of float32."""
     folder = tmp_path_factory.mktemp('precision')
-    images = write_images(folder / 'images')
-    config, checkpoint = write_model(folder, f'{folder}/images/')
-    detector = TorchDetector(config, checkpoint, 'cpu', fast=False)
-    write_truth(images, detector)
+    config, detector = write_evaluated(folder)
     for name, options in (('fixed', {}), ('dynamic', {'dynamic_size': True}), ('old', {'opset': 13})):
         export(detector.inferencer.model, folder / f'{name}.onnx', config, **options)
     config.write_text(config.read_text() + SPLITS)

@@ -1,6 +1,5 @@
 """The last stage: from the right epoch on, in every worker, also in a resumed run; and what the epochs seed."""
 
-import json
 import re
 from multiprocessing.process import BaseProcess
 
@@ -8,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import write_things
 from mmdet.datasets import MultiImageMixDataset
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
@@ -43,25 +43,16 @@ class Model(BaseModel):
 @pytest.fixture
 def make_runner(tmp_path):
     rng = np.random.default_rng(0)
-    images, boxes = [], []
+    images = []
     for i in range(NUM_IMAGES):
         cv2.imwrite(str(tmp_path / f'{i}.jpg'), rng.integers(0, 256, (24, 32, 3), np.uint8))
         images.append(dict(id=i, file_name=f'{i}.jpg', width=32, height=24))
-        boxes.append(dict(id=i, image_id=i, category_id=1, bbox=[4, 4, 16, 12], area=192, iscrowd=0))
-    content = dict(images=images, annotations=boxes, categories=[dict(id=1, name='thing')])
-    (tmp_path / 'a.json').write_text(json.dumps(content))
+    inner = write_things(tmp_path, images)
 
     def make(max_epochs, num_last_epochs, num_workers=0, persistent=False, model=None, wrapper=None, **arguments):
         dataset = dict(
             type='SeededMixDataset',
-            dataset=dict(
-                type='CheckedCocoDataset',
-                ann_file='a.json',
-                data_root=f'{tmp_path}/',
-                data_prefix=dict(img=''),
-                metainfo=dict(classes=('thing',)),
-                pipeline=[dict(type='LoadAnnotations', with_bbox=True)],
-            ),
+            dataset=inner,
             pipeline=[
                 dict(type='MosaicAffineMixUp', img_scale=(32, 32)),
                 dict(type='PackDetInputs', meta_keys=('img_path', 'content_shape')),

@@ -126,11 +126,11 @@ def read_json(path: str, backend_args: dict | None = None) -> Any:
         )
     try:
         return json.loads(get_text(path, backend_args=backend_args))
-    # ValueError: not UTF-8, not JSON, or a number of thousands of digits. RecursionError: too deeply nested lists.
     except UserError:  # a server that is down
         raise
     except OSError as error:
         raise AnnotationError(f'{path}: cannot be read: {error.strerror or error}') from error
+    # ValueError: not UTF-8, not JSON, or a number of thousands of digits. RecursionError: too deeply nested lists.
     except (ValueError, RecursionError) as error:
         raise AnnotationError(f'{path}: not a JSON file that can be read: {error}') from error
 

@@ -16,18 +16,19 @@ import os
 import struct
 import tempfile
 import weakref
-from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Literal
 
 import cv2
 import numpy as np
 from mmdet.datasets import MultiImageMixDataset
+from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 from numpy.typing import NDArray
 
 from ..utils.options import OptionError
 from ..utils.shared_files import GB, free_bytes, locked, reserved_file, shared_path
-from .loading import REDUCED_FLAGS, decode_content, read_file
+from .loading import REDUCED_FLAGS, Decoded, fitting_reduction
 from .remote import is_remote
 
 Storage = Literal['ram', 'disk']
@@ -37,20 +38,6 @@ RECORD = np.dtype([('version', '<i8'), ('turned', '<i8')])
 DIGEST_BYTES = 32
 HEAD = struct.Struct(f'<{DIGEST_BYTES}sq?7x')  # digest of the plan, number of images that fit, whether they are shrunk
 ALIGNMENT = 64
-
-
-class Decoded(NamedTuple):
-    """Pixels of an image, at a fraction of its size.
-
-    Args:
-        pixels: (height, width, 3).
-        reduction: How many pixels of the full image are one of these, in x and y.
-        size: (2,), width and height of the full image.
-    """
-
-    pixels: NDArray
-    reduction: tuple[float, float]
-    size: NDArray
 
 
 class CachePlan:
@@ -70,7 +57,7 @@ class CachePlan:
         self.sizes = np.asarray(sizes, np.int64)[np.sort(first)]
         self.is_square = frame[0] == frame[1]
         zoom = np.minimum(1, (np.array(frame) / self.sizes).min(1) * enlargement)[:, None]
-        finest = REDUCTIONS[(zoom * REDUCTIONS <= 1).sum(1) - 1]  # as :meth:`Source.read` chooses it
+        finest = np.array([fitting_reduction(one) for one in zoom.flat])
         self.reduced = -(-self.sizes[:, None] // REDUCTIONS[:, None])  # (N, levels, 2)
         self.reduced[finest[:, None] > REDUCTIONS] = 0
         self._needed = np.ceil(self.sizes * zoom - 1e-6).astype(np.int64)[:, None]
@@ -128,6 +115,8 @@ class ImageCache:
         self.is_local = is_local
         self.path = shared_path(plan.digest.hex(), lambda: self._make(kind, limit_gb, folder), self._is_right)
         self._map()
+        if is_main_process():  # whichever rank has made it: others log nothing
+            print_log(self._describe(kind, limit_gb, folder), 'current')
 
     def __getstate__(self) -> dict:
         return {name: self.__dict__[name] for name in ('plan', 'is_local', 'path')}
@@ -137,8 +126,7 @@ class ImageCache:
         self._map()
 
     def _make(self, kind: Storage, limit_gb: float | None, folder: str) -> str:
-        """Make the file, with all its room, and tell the plan; return a path that other processes can open."""
-        place = 'memory' if kind == 'ram' else f'disk ({folder})'
+        """Make the file, with all its room; return a path that other processes can open."""
         advice = 'Set cache_gb to less, or cache_images to ' + ("'disk' or None" if kind == 'ram' else 'None')
         if kind == 'disk':
             advice += ', or cache_folder to a folder on another disk'
@@ -146,10 +134,9 @@ class ImageCache:
         limit = MAX_SHARE[kind] * free if limit_gb is None else limit_gb * GB
         shrink = self.plan.num_bytes(len(self.plan)) > limit
         self.plan.lay_out(shrink)
-        total = self.plan.num_bytes(len(self.plan))
         num_images = self.plan.num_within(limit)
         num_bytes = self.plan.num_bytes(num_images)
-        problem = f'cache_images={kind!r}: {num_bytes / GB:.2f} GB are wanted of the {place}'
+        problem = f'cache_images={kind!r}: {num_bytes / GB:.2f} GB are wanted of the {place_of(kind, folder)}'
         if num_bytes > free:
             raise OptionError(f'{problem}, and {free / GB:.2f} GB are free. {advice}')
         try:
@@ -158,15 +145,21 @@ class ImageCache:
             raise OptionError(f'{problem}: {error.strerror or error}. {advice}') from error
         weakref.finalize(self, os.close, file)
         os.pwrite(file, HEAD.pack(self.plan.digest, num_images, shrink), 0)
-        note = f'{num_images} of {len(self.plan)} images are kept decoded, in {num_bytes / GB:.2f} GB of the {place}'
-        num_shrunk = int((self.plan.room != self.plan.reduced).any((1, 2))[:num_images].sum())
+        return path
+
+    def _describe(self, kind: Storage, limit_gb: float | None, folder: str) -> str:
+        """Say how many images are kept, and where."""
+        count, place = len(self.plan), place_of(kind, folder)
+        size = self.plan.num_bytes(self.num_images) / GB
+        note = f'{self.num_images} of {count} images are kept decoded, in {size:.2f} GB of the {place}'
+        num_shrunk = int((self.plan.room != self.plan.reduced).any((1, 2))[: self.num_images].sum())
         if num_shrunk:
             note += f', {num_shrunk} of them shrunk to what training asks for'
-        if num_images < len(self.plan):
-            bound = f'{MAX_SHARE[kind]:.0%} of the {free / GB:.2f} GB that are free' if limit_gb is None else 'cache_gb'
-            note += f'; the others do not fit into {bound} (all take {total / GB:.2f} GB), and are decoded when needed'
-        print_log(note, 'current')
-        return path
+        if self.num_images < count:
+            bound = f'{MAX_SHARE[kind]:.0%} of what is free' if limit_gb is None else 'cache_gb'
+            total = self.plan.num_bytes(count) / GB
+            note += f'; the others do not fit into {bound} (all take {total:.2f} GB), and are decoded when needed'
+        return note
 
     def _is_right(self, path: str) -> bool:
         try:
@@ -231,15 +224,14 @@ class ImageCache:
         is_turned = self.plan.is_square and (image.size == size[::-1]).all() and size[0] != size[1]
         if not is_turned and (image.size != size).any():
             return image  # annotated with another size: there is no room for it
-        width, height = self.plan.room[slot][:: -1 if is_turned else 1].tolist()
-        pixels = image.pixels
-        if pixels.shape[:2] != (height, width):
-            pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+        room, pixels = self._pixels(slot, is_turned, writeable=True), image.pixels
+        if pixels.shape != room.shape:
+            pixels = cv2.resize(pixels, room.shape[1::-1], interpolation=cv2.INTER_AREA)
         with locked(self._file, slot[0] * len(REDUCTIONS) + slot[1]):
             # Two processes may have decoded the image, or two versions of it: the one that is on the disk now is kept.
             if version is not None and version == self.version(path) != self._records['version'][slot]:
                 self._records['version'][slot] = 0
-                self._pixels(slot, is_turned, writeable=True)[:] = pixels
+                room[:] = pixels
                 self._records['turned'][slot] = is_turned
                 self._records['version'][slot] = version
         return self._decoded(pixels, slot, is_turned)
@@ -259,56 +251,6 @@ class ImageCache:
         turn = slice(None, None, -1 if is_turned else 1)
         reduction = REDUCTIONS[slot[1]] * self.plan.reduced[slot] / self.plan.room[slot]
         return Decoded(pixels, tuple(reduction[turn].tolist()), self.plan.sizes[slot[0]][turn])
-
-
-class ImageReader:
-    """Reads the images of one sample, each once, from the cache or from its file.
-
-    Args:
-        backend_args: Options of mmengine's file backend.
-        cache: Of this dataset, if it has one.
-    """
-
-    def __init__(self, backend_args: dict | None, cache: ImageCache | None) -> None:
-        self._backend_args = backend_args
-        self._cache = cache
-        self._images: dict[tuple[str, int], Decoded] = {}
-
-    def read(self, path: str, size: NDArray | None, scale_of: Callable[[NDArray], float]) -> Decoded:
-        """Read an image, at the smallest size that is not below its final one.
-
-        Args:
-            path: Path of the file.
-            size: Width and height, as annotated; the file may have another one.
-            scale_of: Size of the image -> by how much it is scaled in the end.
-
-        Raises:
-            DamagedImageError: No image can be read from the file.
-        """
-        image = size is not None and self._find(path, fitting_reduction(scale_of(size)))
-        return image or self._read_file(path, size, scale_of)
-
-    def _find(self, path: str, reduction: int) -> Decoded | None:
-        image = self._images.get((path, reduction))
-        return self._cache.get(path, reduction) if image is None and self._cache else image
-
-    def _read_file(self, path: str, size: NDArray | None, scale_of: Callable[[NDArray], float]) -> Decoded:
-        version = self._cache and self._cache.version(path)
-        content, found = read_file(path, self._backend_args)
-        is_as_annotated = size is None or found is None or tuple(size) == found
-        size = np.array(found) if found else size
-        # Of an image that is not as annotated, no pixels are left out, so that its boxes are as exact as they can be.
-        reduction = fitting_reduction(scale_of(size)) if size is not None and is_as_annotated else 1
-        pixels = decode_content(content, path, reduction)
-        if size is None or pixels.shape[1::-1] != tuple(-(-size // reduction)):
-            # A header that says something else than the decoder: the decoder decides.
-            pixels, reduction = (pixels if reduction == 1 else decode_content(content, path, 1)), 1
-            size = np.array(pixels.shape[1::-1])
-        image = Decoded(pixels, (reduction, reduction), size)
-        if self._cache:
-            image = self._cache.put(path, reduction, image, version)
-        self._images[path, reduction] = image
-        return image
 
 
 def keep_images(dataset: MultiImageMixDataset, kind: Storage, limit_gb: float | None, folder: str | None) -> None:
@@ -333,14 +275,14 @@ def keep_images(dataset: MultiImageMixDataset, kind: Storage, limit_gb: float | 
     sizes = {info['img_path']: (info['width'], info['height']) for info in infos if info.get('width')}
     if not sizes:
         raise OptionError(f'{type(dataset).__name__}: cache_images needs width and height of each image in the dataset')
-    is_local = not any(is_remote(path, readers[0].backend_args) for path in sizes)
+    is_local = not any(is_remote(name, readers[0].backend_args) for name in {os.path.dirname(path) for path in sizes})
     plan = CachePlan(list(sizes), list(sizes.values()), readers[0].img_scale, readers[0].enlargement)
     readers[0].use_cache(ImageCache(kind, plan, limit_gb, folder or tempfile.gettempdir(), is_local))
 
 
-def fitting_reduction(scale: float) -> int:
-    """Largest reduction of an image that will be scaled by ``scale`` which does not make it smaller than that."""
-    return max(d for d in REDUCED_FLAGS if d == 1 or scale * d <= 1)
+def place_of(kind: Storage, folder: str) -> str:
+    """Where a cache is, in words."""
+    return 'memory' if kind == 'ram' else f'disk ({folder})'
 
 
 def path_key(path: str) -> int:

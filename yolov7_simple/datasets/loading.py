@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 from mmcv.transforms import BaseTransform
@@ -21,6 +23,20 @@ REDUCED_FLAGS = {
     4: cv2.IMREAD_REDUCED_COLOR_4,
     8: cv2.IMREAD_REDUCED_COLOR_8,
 }
+
+
+class Decoded(NamedTuple):
+    """Pixels of an image, at a fraction of its size.
+
+    Args:
+        pixels: (height, width, 3).
+        reduction: How many pixels of the full image are one of these, in x and y.
+        size: (2,), width and height of the full image.
+    """
+
+    pixels: NDArray
+    reduction: tuple[float, float]
+    size: NDArray
 
 
 def read_file(path: str, backend_args: dict | None) -> tuple[bytes, tuple[int, int] | None]:
@@ -66,7 +82,7 @@ def decode_content(content: bytes, path: str, reduction: int) -> NDArray:
     data = np.frombuffer(content, np.uint8)
     is_jpeg = data[:2].tobytes() == b'\xff\xd8'
     try:
-        image = decode_deep_image(data)
+        image, _ = decode_any_depth(data)
         if image is None:
             image = cv2.imdecode(data, REDUCED_FLAGS[reduction if is_jpeg else 1])
     except cv2.error as error:
@@ -81,18 +97,27 @@ def decode_content(content: bytes, path: str, reduction: int) -> NDArray:
     return image
 
 
-def decode_deep_image(data: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
-    """Decode the content of a PNG, TIFF or PNM file if it has 16 bits a channel; None if not.
+def fitting_reduction(scale: float) -> int:
+    """Largest reduction of an image that will be scaled by ``scale`` which does not make it smaller than that."""
+    return max(d for d in REDUCED_FLAGS if d == 1 or scale * d <= 1)
+
+
+def decode_any_depth(data: NDArray[np.uint8]) -> tuple[NDArray[np.uint8] | None, bool]:
+    """Decode the content of a PNG, TIFF or PNM file that may have 16 bits a channel.
 
     OpenCV and mmcv's loader take the 8 highest of 16 bits, which leaves those of 12 bits nearly black.
+
+    Returns:
+        The image, and whether it has 16 bits a channel; None and False of other files.
     """
     start = data[:26].tobytes()
-    if start[:4] == b'\x89PNG' and start[24:25] != b'\x10':
-        return None
-    if start[:4] != b'\x89PNG' and start[:2] not in (b'II', b'MM', b'P2', b'P3', b'P5', b'P6'):
-        return None
+    may_be_deep = start[:2] in (b'II', b'MM', b'P2', b'P3', b'P5', b'P6')
+    if not may_be_deep and not (start[:4] == b'\x89PNG' and start[24:25] == b'\x10'):
+        return None, False
     image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
-    return to_8_bits(image) if image is not None and image.dtype == np.uint16 else None
+    if image is None or image.dtype not in (np.uint8, np.uint16):
+        return None, False
+    return to_8_bits(image), image.dtype == np.uint16
 
 
 @TRANSFORMS.register_module()
@@ -120,7 +145,7 @@ class CheckImageFile(BaseTransform):
         if results['img_path'] is not None:
             data, _ = read_file(results['img_path'], self.backend_args)
             image = results.get('img')
-            deep = None if image is None else decode_deep_image(np.frombuffer(data, np.uint8))
-            if deep is not None and image.shape == deep.shape and image.dtype != np.uint16:
+            deep, is_deep = (None, False) if image is None else decode_any_depth(np.frombuffer(data, np.uint8))
+            if is_deep and image.shape == deep.shape and image.dtype != np.uint16:
                 results['img'] = deep.astype(image.dtype)
         return results

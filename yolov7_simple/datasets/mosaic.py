@@ -33,7 +33,9 @@ from .geometry import (
     translation,
     zoom,
 )
-from .image_cache import Decoded, ImageCache, ImageReader
+from .image_cache import ImageCache
+from .image_reader import ImageReader
+from .loading import Decoded
 
 Place = Callable[[NDArray], NDArray]
 Part = tuple[NDArray, NDArray, NDArray]
@@ -292,8 +294,8 @@ class MosaicAffineMixUp(BaseTransform):
                 if (source.size != size).any():
                     return self._add_source(image, source, place, extent, to_output)
             target = image[top:bottom, left:right]
-            image = source.image
-            draw(image.pixels, image.reduction, inside, seen, translation(-left, -top) @ matrix, target)
+            pixels, reduction, _ = source.image
+            draw(pixels, reduction, inside, seen, translation(-left, -top) @ matrix, target)
 
         framed = clip_boxes(transform_boxes(to_frame, source.boxes), extent)
         boxes = clip_boxes(transform_boxes(to_output, framed), self.img_scale)

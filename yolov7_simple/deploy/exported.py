@@ -20,7 +20,7 @@ from torch import Tensor
 from ..models.prediction import TestOptions
 from ..runtime.errors import InputError, examples
 from ..runtime.onnx_detector import OnnxDetector
-from ..utils.configs import type_name
+from ..utils.configs import innermost_dataset, type_name
 from .metadata import Preprocessing, padded_size, read_preprocessing
 
 SUFFIXES = ('.onnx',)
@@ -44,8 +44,7 @@ class ExportedDetector(BaseModel):
     def __init__(self, path: str, engine: str = 'onnxruntime') -> None:
         super().__init__()
         self.detector = OnnxDetector(path, engine=engine)
-        if not self.detector.has_nms:
-            raise InputError(f'{path} was exported with --raw: its boxes have not been through NMS; export without')
+        self.detector.check_nms()
 
     def __deepcopy__(self, memo: dict) -> ExportedDetector:
         """The same, which has no weights that could change: hooks copy a model, and a session has no copies."""
@@ -100,9 +99,7 @@ class ExportedRunner(Runner):
             raise InputError(f'{path}: --tta is for checkpoints; an exported file is tested as it is')
         if cfg.get('launcher', 'none') != 'none':
             raise InputError(f'{path}: --launcher is for checkpoints; one process tests an exported file')
-        dataset = cfg.test_dataloader.dataset
-        while 'dataset' in dataset:
-            dataset = dataset.dataset
+        dataset = innermost_dataset(cfg.test_dataloader.dataset)
         if 'pipeline' not in dataset:
             raise InputError(f'{path}: test_dataloader.dataset of the config has no pipeline: give it a single dataset')
         preprocessing = read_preprocessing(Config({'model': model, 'test_dataloader': {'dataset': dataset}}))

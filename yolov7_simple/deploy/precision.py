@@ -19,6 +19,7 @@ from ..apis.inference import quiet
 from ..runtime.cpu import has_vnni
 from ..runtime.images import read_image
 from ..runtime.onnx_detector import OnnxDetector
+from ..utils.configs import innermost_dataset
 from .export import ExportError
 from .exported import ExportedRunner
 
@@ -66,8 +67,7 @@ def image_files(dataset: ConfigDict, name: str) -> list[Path]:
     Raises:
         ExportError: It has none, or is none of mmdet's.
     """
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
+    dataset = innermost_dataset(dataset)
     if 'pipeline' not in dataset:
         raise ExportError(f'{name} has no pipeline: give it a single dataset')
     with quiet():

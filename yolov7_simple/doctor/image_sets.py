@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..apis.inference import quiet
 from ..own_data.folder import OwnData
 from ..runtime.errors import InputError
-from ..utils.configs import type_name
+from ..utils.configs import innermost_dataset, type_name
 
 MIN_INPUT_SIDE = 8.0  # pixels; BatchMultiScale's default
 
@@ -94,20 +94,13 @@ def input_size(cfg: Config) -> InputSize:
     Raises:
         InputError: It does not resize by ``Resize`` with a ``scale``.
     """
-    dataset = unwrap((cfg.get('val_dataloader') or {}).get('dataset') or {})
+    dataset = innermost_dataset((cfg.get('val_dataloader') or {}).get('dataset') or {})
     scale = next((one.get('scale') for one in dataset.get('pipeline', ()) if type_name(one) == 'Resize'), None)
     if not isinstance(scale, (tuple, list)):
         raise InputError(f'{cfg.filename}: has no Resize with a scale in the pipeline of val_dataloader')
     augments = cfg.get('model', {}).get('data_preprocessor', {}).get('batch_augments') or ()
     min_sides = [one.get('min_bbox_size', MIN_INPUT_SIDE) for one in augments]
     return InputSize(Path(cfg.filename).name, tuple(scale), max(min_sides, default=MIN_INPUT_SIDE))
-
-
-def unwrap(dataset: dict) -> dict:
-    """The innermost dataset of a config's wrappers."""
-    while 'dataset' in dataset:
-        dataset = dataset['dataset']
-    return dataset
 
 
 def dataset_configs(cfg: Config) -> dict[str, dict]:
@@ -119,7 +112,7 @@ def dataset_configs(cfg: Config) -> dict[str, dict]:
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     configs: dict[str, dict] = {}
     for name in ('train', 'val', 'test'):
-        dataset = unwrap((cfg.get(f'{name}_dataloader') or {}).get('dataset') or {})
+        dataset = innermost_dataset((cfg.get(f'{name}_dataloader') or {}).get('dataset') or {})
         if not dataset:
             continue
         if type_name(dataset) != 'CheckedCocoDataset':

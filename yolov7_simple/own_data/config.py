@@ -16,7 +16,7 @@ from ..apis.inference import load_config
 from ..datasets.image_cache import CachePlan
 from ..runtime.errors import InputError
 from ..runtime.files import make_folder, replacing
-from ..utils.configs import type_name
+from ..utils.configs import innermost_dataset, type_name
 from ..utils.shared_files import free_bytes
 from .finetune import EPOCHS_SHARE, LEARNING_RATE_SHARE, use_pretrained
 from .folder import OwnData, read_own_data
@@ -94,9 +94,7 @@ def set_data(cfg: Config, data: OwnData) -> None:
         loader = cfg[f'{stage}_dataloader']
         # More workers than cores only get into each other's way.
         loader.num_workers = min(loader.num_workers, os.cpu_count() or 1)
-        dataset = loader.dataset
-        while 'dataset' in dataset:
-            dataset = dataset.dataset
+        dataset = innermost_dataset(loader.dataset)
         dataset.update(
             data_root=f'{data.root}/',
             ann_file=str(split.ann_file),
@@ -113,13 +111,14 @@ def set_cache(cfg: Config, ann_file: Path) -> None:
     """Keep decoded images in memory where the set takes at most :data:`CACHE_SHARE` of what is free."""
     dataset = cfg.train_dataloader.dataset
     mosaics = [step for step in dataset.get('pipeline', ()) if type_name(step) == 'MosaicAffineMixUp']
-    if type_name(dataset) != 'SeededMixDataset' or len(mosaics) != 1 or 'cache_images' in dataset:
+    is_fit = type_name(dataset) == 'SeededMixDataset' and len(mosaics) == 1 and 'cache_images' not in dataset
+    if not is_fit or not hasattr(os, 'memfd_create'):
         return
     sizes = [(image['width'], image['height']) for image in json.loads(ann_file.read_text())['images']]
     mosaic = TRANSFORMS.build(mosaics[0])
     plan = CachePlan(list(map(str, range(len(sizes)))), sizes, mosaic.img_scale, mosaic.enlargement)
     plan.lay_out(shrink=True)
-    if hasattr(os, 'memfd_create') and plan.num_bytes(len(sizes)) <= CACHE_SHARE * free_bytes(None):
+    if plan.num_bytes(len(sizes)) <= CACHE_SHARE * free_bytes(None):
         dataset.cache_images = 'ram'
 
 

@@ -22,7 +22,6 @@ from .numpy_nms import numpy_nms
 PRODUCER = 'yolov7_simple'
 METADATA_VERSION = 1  # of the metadata; a file without one is of before
 KEYS = (
-    'producer',
     'outputs',
     'classes',
     'resize',
@@ -77,11 +76,10 @@ class OnnxDetector:
     ) -> None:
         self.engine = load_engine(engine, Path(path), num_threads)
         self.session = self.engine.session
+        self.path = path
         metadata = self.engine.metadata
         try:
-            # Tools that change files add metadata of their own, in any form.
-            values = {key: json.loads(metadata[key]) for key in KEYS}
-            if values['producer'] != PRODUCER:
+            if json.loads(metadata['producer']) != PRODUCER:
                 raise KeyError('producer')
             version = int(json.loads(metadata.get('version', '0')))
             if version > METADATA_VERSION:
@@ -89,6 +87,8 @@ class OnnxDetector:
                     f'{path}: its metadata are of version {version}, and this yolov7_simple reads {METADATA_VERSION}: '
                     'update yolov7_simple, or export the file with this one'
                 )
+            # Tools that change files add metadata of their own, in any form.
+            values = {key: json.loads(metadata[key]) for key in KEYS}
             self.classes: list[str] = values['classes']
             self.resize = (values['resize']['long'], values['resize']['short'])
             self.is_rgb = values['channel_order'] == 'RGB'
@@ -106,6 +106,17 @@ class OnnxDetector:
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f'{path}: was not written by tools/export_onnx.py: no usable metadata {error}') from error
         self.input_size = self.engine.input_size
+
+    def check_nms(self) -> None:
+        """Make sure that the file gives detections.
+
+        Raises:
+            InputError: It was exported with ``--raw``.
+        """
+        if not self.has_nms:
+            raise InputError(
+                f'{self.path} was exported with --raw: its boxes have not been through NMS; export without'
+            )
 
     def preprocess(self, images: Sequence[NDArray[np.uint8]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Resize, pad and scale images, as in training and testing.
@@ -160,8 +171,7 @@ class OnnxDetector:
         Raises:
             InputError: The file was exported with ``--raw``, or these are no such images.
         """
-        if not self.has_nms:
-            raise InputError('this file was exported with --raw: its boxes have not been through NMS')
+        self.check_nms()
         images = check_pixels(images)
         if not images:
             return []

@@ -17,7 +17,6 @@ from .images import WRITABLE_SUFFIXES, write_image
 from .names import FreeNames, as_text
 from .onnx_detector import Detections
 from .tracking import NO_TRACK, draw_tracks
-from .videos import VideoFile
 
 ROOM = MAX_NAME_BYTES - len('_123456.partial.mp4')  # bytes of a name to which an ending is added
 
@@ -96,10 +95,6 @@ class ResultFiles:
             self.folder / 'videos' / self._videos.give(video, suffix='.mp4', room=ROOM),
             self._labels.give(Path(name).stem, name, room=ROOM),
         )
-
-    def video(self, target: Target, rate: float) -> VideoFile:
-        """The video of a source."""
-        return VideoFile(target.video, rate)
 
     def write(
         self, target: Target, image: NDArray[np.uint8], found: Detections, number: int | None = None, tracks=None

@@ -48,3 +48,10 @@ def type_name(cfg: Mapping[str, Any]) -> str:
     """
     kind = cfg.get('type', '')
     return getattr(kind, '__name__', str(kind)).rpartition('.')[2]
+
+
+def innermost_dataset(dataset: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The dict of a config's dataset that no other one wraps, such as SeededMixDataset does."""
+    while 'dataset' in dataset:
+        dataset = dataset['dataset']
+    return dataset
