@@ -94,7 +94,9 @@ class MosaicAffineMixUp(BaseTransform):
         max_translate_ratio: Largest shift relative to ``img_scale``, either way.
         scaling_ratio_range: Scale of the mosaic (large scale jitter).
         mixup_ratio_range: Scale of the image that is mixed in, half and half, relative to its letterboxed size.
-        mixup_prob: Probability that an image is mixed in.
+        mosaic_prob: Probability of a mosaic; otherwise the affine is that of the single image, in the middle, which is
+            seen as a whole then, as in testing.
+        mixup_prob: Probability that an image is mixed into a mosaic.
         flip_prob: Probability that the output is flipped left and right.
         min_bbox_size: Boxes with a side of fewer pixels are dropped, on the canvas and in the output.
         pad_val: Value of the pixels that no source covers.
@@ -120,6 +122,7 @@ class MosaicAffineMixUp(BaseTransform):
         pad_val: Annotated[int, Range(0, 255)] = 114,
         max_cached_images: CountOr0 = 0,
         backend_args: dict | None = None,
+        mosaic_prob: Share = 1.0,
     ) -> None:
         for name, (low, high) in {
             'center_ratio_range': center_ratio_range,
@@ -142,6 +145,7 @@ class MosaicAffineMixUp(BaseTransform):
         self.max_translate_ratio = max_translate_ratio
         self.scaling_ratio_range = scaling_ratio_range
         self.mixup_ratio_range = mixup_ratio_range
+        self.mosaic_prob = mosaic_prob
         self.mixup_prob = mixup_prob
         self.flip_prob = flip_prob
         self.min_bbox_size = min_bbox_size
@@ -172,7 +176,7 @@ class MosaicAffineMixUp(BaseTransform):
 
     def get_indexes(self, dataset: Sequence) -> list[int]:
         """Draw the other sources, three for the mosaic and perhaps one to mix in."""
-        if self.closed:
+        if self.closed or (self.mosaic_prob < 1 and np.random.uniform() >= self.mosaic_prob):
             return []
         return np.random.randint(0, len(dataset), 3 + (np.random.uniform() < self.mixup_prob)).tolist()
 
@@ -181,16 +185,17 @@ class MosaicAffineMixUp(BaseTransform):
         if 'gt_masks' in results:
             raise OptionError('MosaicAffineMixUp moves boxes, not masks: set with_mask=False in LoadAnnotations')
         reader = ImageReader(self.backend_args, self._image_cache)
-        sources = [Source(source, reader) for source in (results, *results.pop('mix_results', []))]
+        others = results.pop('mix_results', None)
+        sources = [Source(source, reader) for source in (results, *(others or []))]
         flip = np.random.uniform() < self.flip_prob
         if self.closed:
             image, part, results['content_shape'] = self._letterbox(sources[0], flip)
             parts = [part]
         else:
-            if len(sources) < 4:
+            if others is None:
                 raise OptionError('MosaicAffineMixUp needs other images: wrap the dataset in SeededMixDataset')
             flip_matrix = mirror(self.img_scale[0]) if flip else np.eye(3)
-            image, parts = self._mosaic(sources[:4], flip_matrix)
+            image, parts = self._mosaic(sources[:4], flip_matrix) if others else self._single(sources[0], flip_matrix)
             for source in sources[4:]:
                 image, part = self._mix_up(image, source, flip_matrix)
                 parts.append(part)
@@ -203,8 +208,8 @@ class MosaicAffineMixUp(BaseTransform):
         results['gt_ignore_flags'] = ignored
         return results
 
-    def _draw_affine(self) -> NDArray:
-        """Draw the matrix from mosaic to output, which centres, rotates and scales, shears and moves."""
+    def _draw_affine(self, center: NDArray) -> NDArray:
+        """Draw the matrix from canvas to output, which centres, rotates and scales, shears and moves."""
         angle = math.radians(np.random.uniform(-self.max_rotate_degree, self.max_rotate_degree))
         scale = np.random.uniform(*self.scaling_ratio_range)
         shear_x, shear_y = np.tan(np.radians(np.random.uniform(-self.max_shear_degree, self.max_shear_degree, 2)))
@@ -212,7 +217,7 @@ class MosaicAffineMixUp(BaseTransform):
         cos, sin = scale * math.cos(angle), scale * math.sin(angle)
         rotation = np.array([[cos, sin, 0.0], [-sin, cos, 0.0], [0.0, 0.0, 1.0]])
         shear = np.array([[1.0, shear_x, 0.0], [shear_y, 1.0, 0.0], [0.0, 0.0, 1.0]])
-        return translation(*shift) @ shear @ rotation @ translation(*-self.img_scale)
+        return translation(*shift) @ shear @ rotation @ translation(*-center)
 
     def _new_image(self, num_channels: int = 3) -> NDArray:
         return np.full((self.img_scale[1], self.img_scale[0], num_channels), self.pad_val, np.uint8)
@@ -234,7 +239,7 @@ class MosaicAffineMixUp(BaseTransform):
         # OpenCV warps four channels in half the time of three; the fourth is not used.
         image = self._new_image(4)
         center = np.floor(np.random.uniform(*self.center_ratio_range, 2) * self.img_scale)
-        to_output = flip @ self._draw_affine()
+        to_output = flip @ self._draw_affine(self.img_scale)
         parts = []
         for source, left_above in zip(sources, ((1, 1), (0, 1), (1, 0), (0, 0))):
 
@@ -245,6 +250,18 @@ class MosaicAffineMixUp(BaseTransform):
             # Sources are cut off at the edge of the canvas.
             parts.append(self._add_source(image, source, place, 2 * self.img_scale, to_output))
         return cv2.cvtColor(image, cv2.COLOR_BGRA2BGR), parts
+
+    def _single(self, source: Source, flip: NDArray) -> tuple[NDArray, list[Part]]:
+        """Draw one source, letterboxed in the middle and moved by the affine of a mosaic."""
+
+        def place(size: NDArray) -> NDArray:
+            fit = min(self.img_scale / size)
+            return translation(*(self.img_scale - fit * size) / 2) @ scaling(fit, fit)
+
+        image = self._new_image(4)
+        to_output = flip @ self._draw_affine(self.img_scale / 2)
+        part = self._add_source(image, source, place, self.img_scale, to_output)
+        return cv2.cvtColor(image, cv2.COLOR_BGRA2BGR), [part]
 
     def _mix_up(self, image: NDArray, source: Source, flip: NDArray) -> tuple[NDArray, Part]:
         """Average the image with another one, letterboxed, scaled, flipped and cropped at random."""

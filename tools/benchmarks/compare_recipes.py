@@ -1,0 +1,293 @@
+"""Train by several recipes on several small sets, with several seeds, and compare the mAP.
+
+    python tools/benchmarks/compare_recipes.py DATA --sets bccd digits coco3 --recipes base ema_2 --seeds 0 1
+
+DATA holds `bccd` and `coco_mini` as COCO files. The sets: blood cells; as many images of the demo's digits; coco_mini
+with its three most frequent classes alone. A recipe is one row of RECIPES, several of them joined by `+`, or `yolox`,
+mmdet's YOLOX-s, the peer. All have as many epochs (--epochs), or with --minutes as long a time.
+
+The last epoch is evaluated on the validation split, and with --test, once the choice is made, on the test split. What
+--work-dir has already is not repeated, and a training that was stopped goes on. --screen is a third of the length, 224
+pixels and half the width: an hour has a dozen of them on one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import math
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from yolov7_simple import config_path  # before mmdet: it stands in for missing mmcv ops
+
+# isort: split
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from yolov7_simple.apis.inference import load_config
+from yolov7_simple.own_data.config import set_schedule
+from yolov7_simple.runtime.files import make_folder, write_json
+
+SPLITS = ('train', 'val', 'test')
+# Each changes one thing of the recipe of configs/yolov7/yolov7_tiny_1xb8-40e_bccd.py.
+RECIPES: dict[str, dict[str, Any]] = {
+    'base': {},
+    # The average of the weights reaches over this share of the steps; over 0.018 in the recipe for COCO.
+    'ema_0.02': {'ema': 0.02},
+    'ema_0.05': {'ema': 0.05},
+    'ema_0.1': {'ema': 0.1},
+    'mosaic_0.75': {'mosaic': 0.75},
+    'mosaic_0.5': {'mosaic': 0.5},
+    'mosaic_0.25': {'mosaic': 0.25},
+    'mosaic_0': {'mosaic': 0.0},
+    'mixup_0.15': {'mixup': 0.15},
+    'mixup_1': {'mixup': 1.0},
+    'scale_narrow': {'scale': (0.8, 1.25)},
+    'scale_wide': {'scale': (0.25, 1.75)},
+    'straight': {'rotate': 0.0},
+    'last_0.1': {'last': 0.1},
+    'last_0.5': {'last': 0.5},
+    'last_0.8': {'last': 0.8},
+    'warmup_1': {'warmup': 1},
+    'lr_0.5': {'lr': 0.5},
+    'lr_2': {'lr': 2.0},
+    'lr_4': {'lr': 4.0},
+    'decay_0.01': {'decay': 0.01},
+    'decay_0.2': {'decay': 0.2},
+    # Twice the steps; the rate follows the batch, or stays.
+    'batch_4': {'batch': 4},
+    'batch_4_same_lr': {'batch': 4, 'lr': 2.0},
+    'no_l1': {'l1': False},
+    'topk_5': {'topk': 5},
+    'topk_20': {'topk': 20},
+    'radius_1.5': {'radius': 1.5},
+    'radius_4': {'radius': 4.0},
+    'size_1.3': {'size': 1.3},
+    'width_0.75': {'width': 0.75},
+    'flat_hsv': {'hsv': False},
+}
+PEER = 'yolox'
+
+
+class Data(NamedTuple):
+    """A set in COCO's form: images below ``root``, a file of annotations for each split."""
+
+    root: Path
+    files: dict[str, Path]
+    classes: tuple[str, ...]
+    size: int | None = None  # of all its images, if that is not for us to choose
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('data', type=Path)
+    parser.add_argument('--sets', nargs='+', choices=SETS, default=list(SETS))
+    parser.add_argument('--recipes', nargs='+', default=list(RECIPES), help='the first one is compared with; default: all')
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser.add_argument('--epochs', type=int, default=40)
+    parser.add_argument('--minutes', type=float, help='train as long as takes this time, by the pace of ten steps')
+    parser.add_argument('--size', type=int, default=320)
+    parser.add_argument('--width', type=float, default=1.0, help='relative to Tiny')
+    parser.add_argument('--screen', action='store_true', help='13 epochs, 224 pixels, half the width')
+    parser.add_argument('--test', action='store_true', help='evaluate the test split, too')
+    parser.add_argument('--jobs', type=int, default=1, help='runs at a time, of one thread each')
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/compare_recipes'))
+    args = parser.parse_args()
+    if args.screen:
+        args.epochs, args.size, args.width = 13, 224, 0.5
+    for recipe in args.recipes:
+        if unknown := [name for name in recipe.split('+') if name not in {*RECIPES, PEER}]:
+            parser.error(f'--recipes {recipe}: there is no {unknown[0]}; there are {", ".join([*RECIPES, PEER])}')
+    return args
+
+
+def bccd(data: Path, _: Path) -> Data:
+    """364 photographs of blood cells."""
+    root = data / 'bccd/images'
+    return Data(root, {name: data / f'bccd/annotations/{name}.json' for name in SPLITS}, ('RBC', 'WBC', 'Platelets'))
+
+
+def digits(_: Path, folder: Path) -> Data:
+    """The demo's handwritten digits on photographs, as many images as BCCD has."""
+    path = Path(__file__).parents[1] / 'demo.py'
+    spec = importlib.util.spec_from_file_location('demo', path)
+    demo = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(demo)
+    demo.NUM_IMAGES = {'train': 205, 'val': 159}
+    make_folder(folder)
+    demo.make_data(folder)
+    held_out = json.loads((folder / 'annotations/val.json').read_text())
+    write_split(folder / 'annotations', held_out, {'val': range(87), 'test': range(87, 159)})
+    files = {name: folder / f'annotations/{name}.json' for name in SPLITS}
+    return Data(folder / 'images', files, tuple(map(str, range(10))), demo.IMAGE_SIZE)
+
+
+def coco3(data: Path, folder: Path) -> Data:
+    """COCO's photographs with their three most frequent classes, three fifths of them for training."""
+    content: dict[str, list] = {'images': [], 'annotations': []}
+    for split in ('train2017', 'val2017'):
+        part = json.loads((data / f'coco_mini/annotations/instances_{split}.json').read_text())
+        for image in part['images']:
+            content['images'].append({**image, 'file_name': f'{split}/{image["file_name"]}'})
+        content['annotations'] += part['annotations']
+    counts = Counter(one['category_id'] for one in content['annotations'])
+    wanted = [id_ for id_, _ in counts.most_common(3)]
+    content['annotations'] = [one for one in content['annotations'] if one['category_id'] in wanted]
+    content['categories'] = [one for one in part['categories'] if one['id'] in wanted]
+    order = np.random.default_rng(0).permutation(len(content['images'])).tolist()
+    first, second = len(order) * 3 // 5, len(order) * 4 // 5
+    shares = {'train': order[:first], 'val': order[first:second], 'test': order[second:]}
+    write_split(folder / 'annotations', content, shares)
+    files = {name: folder / f'annotations/{name}.json' for name in SPLITS}
+    return Data(data / 'coco_mini', files, tuple(one['name'] for one in content['categories']))
+
+
+SETS = {'bccd': bccd, 'digits': digits, 'coco3': coco3}
+
+
+def write_split(folder: Path, content: dict, shares: dict[str, Any]) -> None:
+    """Write some of the images of a COCO file, by their positions, for each split."""
+    make_folder(folder)
+    for name, positions in shares.items():
+        images = [content['images'][i] for i in positions]
+        ids = {image['id'] for image in images}
+        annotations = [one for one in content['annotations'] if one['image_id'] in ids]
+        write_json(folder / f'{name}.json', {**content, 'images': images, 'annotations': annotations})
+
+
+def find(configs: list[dict], type_: str) -> dict:
+    """The one config of a type."""
+    (found,) = (config for config in configs if config['type'] == type_)
+    return found
+
+
+def set_data(cfg: Config, data: Data) -> None:
+    """Set images, annotations and classes, without worker processes."""
+    for split in SPLITS:
+        loader = cfg[f'{split}_dataloader']
+        loader.update(num_workers=0, persistent_workers=False)
+        dataset = loader.dataset.dataset if split == 'train' else loader.dataset
+        ann_file = str(data.files[split].resolve())
+        dataset.update(
+            data_root='', ann_file=ann_file, data_prefix={'img': f'{data.root.resolve()}/'},
+            metainfo={'classes': data.classes},
+        )
+        if split != 'train':
+            cfg[f'{split}_evaluator'].ann_file = ann_file
+    cfg.model.bbox_head.num_classes = len(data.classes)
+
+
+def our_config(args: argparse.Namespace, changes: dict[str, Any], data: Data, epochs: int) -> Config:
+    """Make the config of BCCD for any set, with the changes of a recipe."""
+    cfg = load_config(config_path('yolov7_tiny_1xb8-40e_bccd.py'))
+    set_data(cfg, data)
+    side = 32 * round((data.size or args.size) * changes.get('size', 1) / 32)
+    width = args.width * changes.get('width', 1)
+    channels = [round(width * one) for one in (128, 256, 512)]
+    cfg.model.backbone.widen_factor = width
+    cfg.model.neck.update(in_channels=channels, out_channels=channels[0])
+    cfg.model.bbox_head.in_channels = channels[0]
+    cfg.model.data_preprocessor.batch_augments[0].random_size_range = (side, side)
+    for split in ('val', 'test'):
+        find(cfg[f'{split}_dataloader'].dataset.pipeline, 'Resize').scale = (side, side)
+
+    cfg.train_dataloader.batch_size = changes.get('batch', cfg.train_dataloader.batch_size)
+    num_images = len(json.loads(data.files['train'].read_text())['images'])
+    set_schedule(cfg, num_images, epochs)
+    steps = epochs * math.ceil(num_images / cfg.train_dataloader.batch_size)
+    warmup, cosine = cfg.param_scheduler
+    if 'warmup' in changes:
+        warmup.end = changes['warmup']
+        cosine.update(begin=warmup.end, T_max=epochs - warmup.end)
+    optimizer = cfg.optim_wrapper.optimizer
+    optimizer.lr *= changes.get('lr', 1)
+    optimizer.weight_decay = changes.get('decay', optimizer.weight_decay)
+    if 'ema' in changes:
+        reach = max(changes['ema'] * steps, 2)
+        find(cfg.custom_hooks, 'EMAHook').update(momentum=1 / reach, gamma=max(1, round(0.4 * reach)))
+    if 'last' in changes:
+        find(cfg.custom_hooks, 'LastStageHook').num_last_epochs = round(changes['last'] * epochs)
+    if not changes.get('l1', True):
+        cfg.model.bbox_head.loss_l1 = dict(type='L1Loss', reduction='sum', loss_weight=0.0)
+    cfg.model.train_cfg.assigner.update(
+        candidate_topk=changes.get('topk', 10), center_radius=changes.get('radius', 2.5)
+    )
+    train = cfg.train_dataloader.dataset
+    train.cache_images = 'ram'
+    mosaic = find(train.pipeline, 'MosaicAffineMixUp')
+    mosaic.update(
+        img_scale=(side, side),
+        mosaic_prob=changes.get('mosaic', 1.0),
+        mixup_prob=changes.get('mixup', 0.0),
+        scaling_ratio_range=changes.get('scale', (0.5, 1.5)),
+        flip_prob=0.0 if data.size else 0.5,  # digits are not flipped
+    )
+    if 'rotate' in changes:
+        mosaic.update(max_rotate_degree=changes['rotate'], max_shear_degree=changes['rotate'] / 5)
+    if not changes.get('hsv', True):
+        train.pipeline.remove(find(train.pipeline, 'RandomHSVGain'))
+    return cfg
+
+
+def run(args: argparse.Namespace, set_name: str, recipe: str, seed: int) -> dict[str, float]:
+    """Train and evaluate once, unless that was done already.
+
+    Returns:
+        mAP and mAP50 of the splits, epochs and minutes of training.
+    """
+    folder = args.work_dir / set_name / f'{recipe}_seed{seed}'
+    result = folder / 'result.json'
+    scores = json.loads(result.read_text()) if result.exists() else {}
+    splits = [split for split in ('val', 'test')[: 1 + args.test] if f'{split}_mAP' not in scores]
+    if not splits:
+        return scores
+    torch.set_num_threads(1)
+    data = SETS[set_name](args.data, args.work_dir / set_name / 'data')
+    changes: dict[str, Any] = {}
+    for name in recipe.split('+'):
+        changes |= RECIPES[name]
+    epochs = args.epochs
+    cfg = our_config(args, changes, data, epochs)
+    cfg.train_cfg.update(val_interval=epochs + 1, dynamic_intervals=None)
+    cfg.default_hooks.checkpoint.update(interval=max(1, epochs // 8), max_keep_ckpts=1, save_best=None)
+    cfg.update(work_dir=str(folder), randomness=dict(seed=seed), log_level='WARNING', resume=True)
+    runner = Runner.from_cfg(cfg)
+    begin = time.time()
+    if 'val_mAP' not in scores:
+        runner.train()
+        scores |= {'epochs': epochs, 'minutes': (time.time() - begin) / 60}
+    runner.load_checkpoint(str(folder / f'epoch_{epochs}.pth'))  # the average of the weights, as the hook saves it
+    for split in splits:
+        metrics = (runner.val_loop if split == 'val' else runner.test_loop).run()
+        scores |= {f'{split}_{name}': float(metrics[f'coco/bbox_{name}']) for name in ('mAP', 'mAP_50')}
+    write_json(result, scores)
+    return scores
+
+
+def main() -> None:
+    args = parse_args()
+    args.data, args.work_dir = args.data.resolve(), args.work_dir.resolve()
+    for name in args.sets:
+        SETS[name](args.data, args.work_dir / name / 'data')
+    tasks = [(one, recipe, seed) for seed in args.seeds for recipe in args.recipes for one in args.sets]
+    spawn = multiprocessing.get_context('spawn')
+    with ProcessPoolExecutor(args.jobs, spawn, max_tasks_per_child=1) as pool:
+        runs = {pool.submit(run, args, *task): task for task in tasks}
+        for i, done in enumerate(as_completed(runs), 1):
+            print(f'{i} of {len(tasks)}', *runs[done], {k: round(v, 4) for k, v in done.result().items()}, flush=True)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
