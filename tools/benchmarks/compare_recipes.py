@@ -7,20 +7,19 @@ with its three most frequent classes alone. A recipe is one row of RECIPES, seve
 mmdet's YOLOX-s, the peer. All have as many epochs (--epochs), or with --minutes as long a time.
 
 The last epoch is evaluated on the validation split, and with --test, once the choice is made, on the test split. What
---work-dir has already is not repeated, and a training that was stopped goes on. --screen is a third of the length, 224
-pixels and half the width: an hour has a dozen of them on one core.
+--work-dir has already is not repeated, and a training that was stopped goes on.
+--screen is a third of the length, 224 pixels and half the width: one core makes fifteen of them in an hour.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import math
 import multiprocessing
-import os
 import statistics
-import sys
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -31,9 +30,15 @@ from yolov7_simple import config_path  # before mmdet: it stands in for missing 
 
 # isort: split
 
+import matplotlib
+
+matplotlib.use('Agg')
 import numpy as np
 import torch
+from matplotlib import pyplot as plt
 from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.hub import get_config
 from mmengine.runner import Runner
 
 from yolov7_simple.apis.inference import load_config
@@ -94,7 +99,9 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('data', type=Path)
     parser.add_argument('--sets', nargs='+', choices=SETS, default=list(SETS))
-    parser.add_argument('--recipes', nargs='+', default=list(RECIPES), help='the first one is compared with; default: all')
+    parser.add_argument(
+        '--recipes', nargs='+', default=list(RECIPES), help='the first one is compared with; default: all'
+    )
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--epochs', type=int, default=40)
     parser.add_argument('--minutes', type=float, help='train as long as takes this time, by the pace of ten steps')
@@ -181,7 +188,9 @@ def set_data(cfg: Config, data: Data) -> None:
         dataset = loader.dataset.dataset if split == 'train' else loader.dataset
         ann_file = str(data.files[split].resolve())
         dataset.update(
-            data_root='', ann_file=ann_file, data_prefix={'img': f'{data.root.resolve()}/'},
+            data_root='',
+            ann_file=ann_file,
+            data_prefix={'img': f'{data.root.resolve()}/'},
             metainfo={'classes': data.classes},
         )
         if split != 'train':
@@ -241,6 +250,103 @@ def our_config(args: argparse.Namespace, changes: dict[str, Any], data: Data, ep
     return cfg
 
 
+def peer_config(args: argparse.Namespace, data: Data, epochs: int) -> Config:
+    """Make the config of mmdet's YOLOX-s with the recipe of its own, shortened."""
+    cfg = get_config('mmdet::yolox/yolox_s_8xb8-300e_coco.py')
+    ours = our_config(args, {}, data, epochs)
+    side = data.size or args.size
+    size = (side, side)
+    cfg.model.bbox_head.num_classes = len(data.classes)
+    cfg.model.data_preprocessor.batch_augments = []
+    pad = dict(type='Pad', pad_to_square=True, pad_val=dict(img=(114.0, 114.0, 114.0)))
+    resize = dict(type='Resize', scale=size, keep_ratio=True)
+    pipeline = [
+        dict(type='Mosaic', img_scale=size, pad_val=114.0),
+        dict(type='RandomAffine', scaling_ratio_range=(0.5, 1.5), border=(-side // 2, -side // 2)),
+        dict(type='MixUp', img_scale=size, ratio_range=(0.8, 1.6), pad_val=114.0),
+        dict(type='YOLOXHSVRandomAug'),
+        dict(type='RandomFlip', prob=0.0 if data.size else 0.5),
+        resize,
+        pad,
+        dict(type='FilterAnnotations', min_gt_bbox_wh=(1, 1), keep_empty=False),
+        dict(type='PackDetInputs'),
+    ]
+    load = dict(type='LoadImageFromFile')
+    for split in SPLITS:
+        loader = ours[f'{split}_dataloader']
+        dataset = loader.dataset.dataset if split == 'train' else loader.dataset
+        dataset.type = 'CocoDataset'
+        if split == 'train':
+            dataset.pipeline = [load, dict(type='LoadAnnotations', with_bbox=True)]
+            loader.dataset = dict(type='MultiImageMixDataset', dataset=dataset, pipeline=pipeline)
+        else:
+            keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
+            labels = dict(type='LoadAnnotations', with_bbox=True)
+            dataset.pipeline = [load, resize, pad, labels, dict(type='PackDetInputs', meta_keys=keys)]
+        cfg[f'{split}_dataloader'] = loader
+        if split != 'train':
+            cfg[f'{split}_evaluator'] = ours[f'{split}_evaluator']
+    optimizer = dict(type='AdamW', lr=0.001, weight_decay=0.05)
+    cfg.optim_wrapper = dict(
+        type='OptimWrapper',
+        optimizer=optimizer,
+        paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
+        clip_grad=dict(max_norm=35),
+    )
+    by_step = dict(by_epoch=True, convert_to_iter_based=True)
+    cosine = dict(type='CosineAnnealingLR', eta_min=0, begin=1, end=epochs, T_max=epochs - 1, **by_step)
+    cfg.param_scheduler = [dict(type='LinearLR', start_factor=1e-3, begin=0, end=1, **by_step), cosine]
+    average = dict(type='EMAHook', ema_type='ExpMomentumEMA', momentum=0.0002, gamma=2000, update_buffers=True)
+    switch = dict(type='YOLOXModeSwitchHook', num_last_epochs=5, priority=48)
+    cfg.custom_hooks = [switch, dict(average, priority=49)]
+    cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=epochs)
+    cfg.auto_scale_lr = dict(enable=False, base_batch_size=8)
+    return cfg
+
+
+def make_config(args: argparse.Namespace, data: Data, recipe: str, epochs: int, folder: Path, seed: int) -> Config:
+    """Make the config of a recipe by name, which is evaluated after the training."""
+    changes: dict[str, Any] = {}
+    for name in recipe.split('+'):
+        changes |= RECIPES.get(name, {})
+    cfg = peer_config(args, data, epochs) if recipe == PEER else our_config(args, changes, data, epochs)
+    cfg.train_cfg.update(val_interval=epochs + 1, dynamic_intervals=None)
+    cfg.default_hooks.checkpoint.update(interval=max(1, epochs // 8), max_keep_ckpts=1, save_best=None)
+    cfg.update(work_dir=str(folder), randomness=dict(seed=seed), log_level='WARNING', resume=True)
+    return cfg
+
+
+def epochs_in(args: argparse.Namespace, set_name: str, data: Data, recipe: str) -> int:
+    """How many epochs --minutes have, by the second of two epochs, timed once for each set and recipe."""
+    folder = args.work_dir / set_name / f'{recipe}_pace'
+    file = folder / 'pace.json'
+    if not file.exists():
+        cfg = make_config(args, data, recipe, 8, folder, 0)
+        cfg.resume = False
+        runner = Runner.from_cfg(cfg)
+        runner.register_hook(PaceHook(), priority='LOWEST')
+        with contextlib.suppress(StopIteration):
+            runner.train()
+        write_json(file, {'seconds': PaceHook.seconds})
+    return max(8, int(60 * args.minutes / json.loads(file.read_text())['seconds']))
+
+
+class PaceHook(Hook):
+    """Times the second epoch and stops the training."""
+
+    seconds = 0.0
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Begin."""
+        self._begin = time.time()
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Note the time, and raise StopIteration after the second epoch."""
+        PaceHook.seconds = time.time() - self._begin
+        if runner.epoch == 1:
+            raise StopIteration
+
+
 def run(args: argparse.Namespace, set_name: str, recipe: str, seed: int) -> dict[str, float]:
     """Train and evaluate once, unless that was done already.
 
@@ -255,14 +361,8 @@ def run(args: argparse.Namespace, set_name: str, recipe: str, seed: int) -> dict
         return scores
     torch.set_num_threads(1)
     data = SETS[set_name](args.data, args.work_dir / set_name / 'data')
-    changes: dict[str, Any] = {}
-    for name in recipe.split('+'):
-        changes |= RECIPES[name]
-    epochs = args.epochs
-    cfg = our_config(args, changes, data, epochs)
-    cfg.train_cfg.update(val_interval=epochs + 1, dynamic_intervals=None)
-    cfg.default_hooks.checkpoint.update(interval=max(1, epochs // 8), max_keep_ckpts=1, save_best=None)
-    cfg.update(work_dir=str(folder), randomness=dict(seed=seed), log_level='WARNING', resume=True)
+    epochs = epochs_in(args, set_name, data, recipe) if args.minutes else args.epochs
+    cfg = make_config(args, data, recipe, epochs, folder, seed)
     runner = Runner.from_cfg(cfg)
     begin = time.time()
     if 'val_mAP' not in scores:
@@ -276,18 +376,98 @@ def run(args: argparse.Namespace, set_name: str, recipe: str, seed: int) -> dict
     return scores
 
 
+def print_table(scores: dict[tuple[str, str], dict[int, dict[str, float]]], args: argparse.Namespace) -> None:
+    """Print mAP of each seed, mean and deviation, and the mean difference to the first recipe, paired by seed."""
+    for split in ('val', 'test')[: 1 + args.test]:
+        key = f'{split}_mAP'
+        print(
+            f'\n{split} split\n\n| set | recipe | epochs | minutes | mAP of seeds {args.seeds} | mean | deviation |',
+            end='',
+        )
+        print(f' mAP50 | to {args.recipes[0]} |\n| --- | --- | ---: | ---: | --- | ---: | ---: | ---: | ---: |')
+        for name in args.sets:
+            for recipe in args.recipes:
+                of_seed = scores[name, recipe]
+                if not of_seed:
+                    continue
+                values = [one[key] for one in of_seed.values()]
+                first = next(iter(of_seed.values()))
+                cells = [
+                    name,
+                    recipe,
+                    str(first['epochs']),
+                    f'{statistics.mean(one["minutes"] for one in of_seed.values()):.1f}',
+                    ' '.join(f'{value:.3f}' for value in values),
+                    f'{statistics.mean(values):.3f}',
+                    f'{statistics.stdev(values):.3f}' if values[1:] else '',
+                    f'{statistics.mean(one[f"{split}_mAP_50"] for one in of_seed.values()):.3f}',
+                    ' ± '.join(f'{one:+.3f}' for one in difference(scores, name, recipe, args.recipes[0], key)),
+                ]
+                print(f'| {" | ".join(cells)} |')
+
+
+def difference(scores: dict, name: str, recipe: str, base: str, key: str) -> tuple[float, ...]:
+    """Mean difference to the base over the seeds that both have, and with three seeds its standard error."""
+    pairs = [
+        one[key] - scores[name, base][seed][key]
+        for seed, one in scores[name, recipe].items()
+        if seed in scores[name, base]
+    ]
+    if not pairs or recipe == base:
+        return ()
+    error = (statistics.stdev(pairs) / math.sqrt(len(pairs)),) if pairs[2:] else ()
+    return (statistics.mean(pairs), *error)
+
+
+def draw(scores: dict[tuple[str, str], dict[int, dict[str, float]]], args: argparse.Namespace) -> None:
+    """Draw the differences to the first recipe, a dot a seed, a line at the mean, into ``recipes.png``."""
+    base, *others = args.recipes
+    figure, axes = plt.subplots(
+        1, len(args.sets), figsize=(2 + 3 * len(args.sets), 1 + 0.28 * len(others)), sharey=True, squeeze=False
+    )
+    for axis, name in zip(axes[0], args.sets):
+        for row, recipe in enumerate(others):
+            pairs = [
+                one['val_mAP'] - scores[name, base][seed]['val_mAP']
+                for seed, one in scores[name, recipe].items()
+                if seed in scores[name, base]
+            ]
+            if pairs:
+                mean = statistics.mean(pairs)
+                axis.barh(row, mean, color='tab:green' if mean > 0 else 'tab:red', alpha=0.35)
+                axis.plot(pairs, [row] * len(pairs), 'k.', markersize=4)
+        axis.axvline(0, color='black', linewidth=0.8)
+        values = [one['val_mAP'] for one in scores[name, base].values()]
+        axis.set_title(f'{name}: {base} {statistics.mean(values):.3f}' if values else name, fontsize=10)
+        axis.set_xlabel('difference in mAP, validation')
+        axis.grid(axis='x', alpha=0.3)
+    axes[0][0].set_yticks(range(len(others)), others)
+    axes[0][0].invert_yaxis()
+    figure.tight_layout()
+    figure.savefig(args.work_dir / 'recipes.png', dpi=100)
+    print(f'\n{args.work_dir / "recipes.png"}')
+
+
 def main() -> None:
     args = parse_args()
     args.data, args.work_dir = args.data.resolve(), args.work_dir.resolve()
     for name in args.sets:
         SETS[name](args.data, args.work_dir / name / 'data')
     tasks = [(one, recipe, seed) for seed in args.seeds for recipe in args.recipes for one in args.sets]
+    scores: dict[tuple[str, str], dict[int, dict[str, float]]] = {task[:2]: {} for task in tasks}
     spawn = multiprocessing.get_context('spawn')
     with ProcessPoolExecutor(args.jobs, spawn, max_tasks_per_child=1) as pool:
         runs = {pool.submit(run, args, *task): task for task in tasks}
         for i, done in enumerate(as_completed(runs), 1):
-            print(f'{i} of {len(tasks)}', *runs[done], {k: round(v, 4) for k, v in done.result().items()}, flush=True)
+            name, recipe, seed = runs[done]
+            scores[name, recipe][seed] = done.result()
+            values = {key: round(value, 3) for key, value in done.result().items()}
+            print(f'{i} of {len(tasks)}: {name}, {recipe}, seed {seed}: {values}', flush=True)
+    for of_seed in scores.values():
+        of_seed.update(sorted(of_seed.items()))
+    print_table(scores, args)
+    draw(scores, args)
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    main()
