@@ -26,6 +26,7 @@ _CLASSES = {
     'ExportedDetector': 'deploy.exported',
     'ExportedRunner': 'deploy.exported',
     'FastInferenceHook': 'engine.hooks',
+    'FittedEMAHook': 'engine.hooks',
     'FittedRateRunner': 'engine.schedulers',
     'ForeachExpMomentumEMA': 'models.ema',
     'LastStageHook': 'engine.hooks',

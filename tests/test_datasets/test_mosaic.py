@@ -74,6 +74,7 @@ MODES = {
     'cut': dict(max_rotate_degree=0.01, max_shear_degree=0.0),
     'upright': dict(max_rotate_degree=0.0, max_shear_degree=0.0),
     'mixup': dict(),
+    'single': dict(),
     'closed': dict(),
 }
 
@@ -87,7 +88,8 @@ def test_boxes_sit_on_their_pixels(rectangles, mode, img_scale):
     np.random.seed(1)
     num_checked, worst = 0, 0.0
     for _ in range({'cut': 400, 'mixup': 200}.get(mode, 100)):
-        labels = {'mixup': [3, 3, 3, 3, rng.integers(3)], 'closed': [rng.integers(3)]}.get(mode, rng.permutation(4))
+        one = rng.integers(3)
+        labels = {'mixup': [3, 3, 3, 3, one], 'single': [one], 'closed': [one]}.get(mode, rng.permutation(4))
         sources = [info(*rectangles[label][rng.integers(6)]) for label in labels]
         result = transform.transform(dict(sources[0], mix_results=sources[1:]))
         image, boxes = result['img'], result['gt_bboxes'].numpy()
@@ -95,7 +97,7 @@ def test_boxes_sit_on_their_pixels(rectangles, mode, img_scale):
         assert (boxes >= 0).all() and (boxes <= np.tile(img_scale, 2)).all() and (boxes[:, 2:] > boxes[:, :2]).all()
         for box, label in zip(boxes, result['gt_bboxes_labels']):
             at_border = (box[:2] < 1).any() or (box[2:] > np.array(img_scale) - 1).any()
-            if min(box[2:] - box[:2]) < 4 or (mode == 'turned' and at_border):
+            if min(box[2:] - box[:2]) < 4 or (mode in ('turned', 'single') and at_border):
                 continue
             ys, xs = np.nonzero(image[..., label] > (63 if mode == 'mixup' else 127))
             assert len(xs), f'no pixel of the box {box}'
@@ -300,6 +302,22 @@ def fingerprints(loader):
         for batch in loader
         for image, sample in zip(batch['inputs'], batch['data_samples'])
     ]
+
+
+@pytest.mark.parametrize('mosaic_prob', [0, 0.5, 1])
+def test_so_many_samples_are_mosaics(mosaic_prob):
+    """With mixup only in mosaics; a probability of 1 draws what a config of before has drawn."""
+    transform = MosaicAffineMixUp(mosaic_prob=mosaic_prob, mixup_prob=0.5)
+    np.random.seed(3)
+    drawn = [transform.get_indexes(range(1000)) for _ in range(400)]
+    counts = [len(indexes) for indexes in drawn]
+    assert set(counts) <= {0, 3, 4}
+    assert sum(map(bool, counts)) / 400 == pytest.approx(mosaic_prob, abs=0.1)
+    if mosaic_prob:
+        assert counts.count(4) / (400 - counts.count(0)) == pytest.approx(0.5, abs=0.1)
+    if mosaic_prob == 1:
+        np.random.seed(3)
+        assert drawn[0] == np.random.randint(0, 1000, 3 + (np.random.uniform() < 0.5)).tolist()
 
 
 def test_samples_follow_from_seed_epoch_and_index_for_any_number_of_workers(dataset_config):
