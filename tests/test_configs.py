@@ -5,6 +5,7 @@ import torch
 from conftest import ROOT
 from mmdet.registry import MODELS, PARAM_SCHEDULERS
 from mmengine.config import Config
+from mmengine.logging import MessageHub
 from mmengine.optim import CosineAnnealingLR
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -93,6 +94,7 @@ def test_recipe(path):
     assert hooks['LastStageHook'].num_last_epochs == 20
     ema = hooks['EMAHook']
     assert (ema.ema_type, ema.momentum, ema.gamma, ema.update_buffers) == ('ForeachExpMomentumEMA', 0.0002, 2000, True)
+    assert ema.base_steps < 117_000 // 128 * 300  # so that the recipe's own numbers are for the recipe's own run
     assert {'NumClassCheckHook', 'NonFiniteLossHook'} <= {hook.type for hook in cfg.default_hooks.values()}
     assert cfg.default_hooks.checkpoint.save_best == 'coco/bbox_mAP'
     mosaic, hsv, _ = cfg.train_dataloader.dataset.pipeline
@@ -154,6 +156,25 @@ def test_a_run_may_end_within_the_warm_up(tmp_path, max_epochs):
     schedule = plan_schedule(own_config(tmp_path, f'train_cfg = dict(max_epochs={max_epochs})'))
     assert schedule.lrs == sorted(schedule.lrs) and len(schedule.lrs) == max_epochs * POINTS_PER_EPOCH
     assert (schedule.last_stage, schedule.validations) == (0, list(range(1, max_epochs + 1)))
+
+
+@pytest.mark.parametrize('max_iters, momentum, gamma', [(None, 2e-4, 2000), (300_000, 2e-4, 2000), (1000, 0.05, 8)])
+def test_ema_follows_the_length_of_the_run(max_iters, momentum, gamma):
+    """Over a run of 1000 steps the recipe's own average would reach back 5000."""
+    model = torch.nn.Linear(1, 1)
+    torch.nn.init.zeros_(model.weight)
+    ema = ForeachExpMomentumEMA(model, momentum=0.0002, gamma=2000, base_steps=250_000)
+    hub = MessageHub.get_instance(f'ema_{max_iters}')
+    if max_iters:
+        hub.update_info('max_iters', max_iters)
+    ema.update_parameters(model)
+    assert (ema.momentum, ema.gamma) == pytest.approx((momentum, gamma))
+    ema.steps.fill_(100_000)
+    with torch.no_grad():
+        model.weight.add_(1)
+    before = ema.module.weight.item()
+    ema.update_parameters(model)
+    assert ema.module.weight.item() - before == pytest.approx(momentum, rel=0.01)
 
 
 def test_ema_ramps_as_the_originals():

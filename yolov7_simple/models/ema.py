@@ -5,7 +5,12 @@ from __future__ import annotations
 import torch
 from mmdet.models.layers import ExpMomentumEMA
 from mmdet.registry import MODELS
+from mmengine.logging import MessageHub
 from torch import nn
+
+from ..utils.options import OptionError
+
+MAX_MOMENTUM = 0.5  # in a run of but a few steps
 
 
 @MODELS.register_module()
@@ -13,10 +18,19 @@ class ForeachExpMomentumEMA(ExpMomentumEMA):
     """mmdet's ExpMomentumEMA with the same options and numbers, but a few kernels a step instead of two a tensor.
 
     A tensor that the model holds under several names is averaged once a step.
+
+    Args:
+        base_steps: Length of the runs that momentum and gamma are for; None: any. In a shorter run the momentum grows
+            and gamma shrinks in proportion, so that the average reaches over the same share of the run.
+        args, kwargs: As of ExpMomentumEMA.
     """
 
-    def __init__(self, *args, **kwargs) -> None:
+    def __init__(self, *args, base_steps: int | None = None, **kwargs) -> None:
         super().__init__(*args, **kwargs)
+        if base_steps is not None and base_steps < 1:
+            raise OptionError(f'ForeachExpMomentumEMA: base_steps must be at least 1, got {base_steps}')
+        self.base_steps = base_steps
+        self._for_base = self.momentum, self.gamma
         self.steps = self.steps.cpu()  # read at each step
         tensors = self.module.state_dict(keep_vars=True)
         unique = {id(tensors[name]): name for name, tensor in self.avg_parameters.items() if tensor.is_floating_point()}
@@ -25,6 +39,7 @@ class ForeachExpMomentumEMA(ExpMomentumEMA):
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
         """Move the average towards the model; the first call copies the model."""
+        self._fit_to_run()
         if self.steps == 0 or self.steps % self.interval:
             super().update_parameters(model)  # averages nothing
             return
@@ -42,3 +57,13 @@ class ForeachExpMomentumEMA(ExpMomentumEMA):
             for average, source in zip(self.module.buffers(), model.buffers()):
                 average.copy_(source)
         self.steps += 1
+
+    def _fit_to_run(self) -> None:
+        """Set momentum and gamma for the length of the run, which mmengine tells in its message hub."""
+        num_steps = MessageHub.get_current_instance().get_info('max_iters')
+        if self.base_steps is None or not num_steps:
+            return
+        momentum, gamma = self._for_base
+        share = min(1.0, num_steps / self.base_steps)
+        self.momentum = max(momentum, min(MAX_MOMENTUM, momentum / share))
+        self.gamma = max(1, gamma * share)
