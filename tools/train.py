@@ -1,12 +1,14 @@
 """Train a detector: mmdet's tools/train.py and its flags, and one command for a folder of one's own data.
 
     python tools/train.py CONFIG [--epochs NUM] [flags]
-    python tools/train.py CONFIG --data DIR [--pretrained [WEIGHTS]] [--epochs NUM] [flags]
+    python tools/train.py CONFIG --data DIR [--pretrained [WEIGHTS]] [--epochs NUM] [--tile [SIDE]] [flags]
 
 DIR has images, and labels of COCO, YOLO, VOC, labelme or another format of docs/own_data.md. Classes, schedule and
 learning rate are set from it, and from what --cfg-options says. --epochs sets the length of the training by hand: the
 schedule, the last stage and the validations follow it. --pretrained starts from trained
-weights, by a recipe for that: a name, a checkpoint file, or else those for COCO of the config's size.
+weights, by a recipe for that: a name, a checkpoint file, or else those for COCO of the config's size. --tile is for
+small objects in large pictures: it trains, validates and detects in windows of SIDE pixels, or of what suits the boxes.
+It is on by itself where more than a third of the boxes would be below 8 pixels; --no-tile forbids it.
 
 The screen shows the plan, progress and results. --verbose shows all that goes into the log file, too; with a launcher
 it is on.
@@ -25,9 +27,9 @@ from mmengine.config import Config, DictAction
 from yolov7_simple.apis.inference import load_config
 from yolov7_simple.doctor.doctor import summary
 from yolov7_simple.own_data.config import own_config
-from yolov7_simple.runtime.errors import run_tool
+from yolov7_simple.runtime.errors import InputError, run_tool
 
-USAGE = '%(prog)s CONFIG --data DIR [--pretrained [WEIGHTS]] [--epochs NUM] [flags]'
+USAGE = '%(prog)s CONFIG --data DIR [--pretrained [WEIGHTS]] [--epochs NUM] [--tile [SIDE]] [flags]'
 
 
 def is_random(cfg: Config) -> bool:
@@ -42,6 +44,9 @@ def use_own_data() -> None:
     parser.add_argument('--data', required=True)
     parser.add_argument('--pretrained', nargs='?', const='')
     parser.add_argument('--epochs', type=int)
+    tile = parser.add_mutually_exclusive_group()
+    tile.add_argument('--tile', nargs='?', type=int, const='auto', metavar='SIDE')
+    tile.add_argument('--no-tile', action='store_const', dest='tile', const=0)
     parser.add_argument('--work-dir')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
     args, flags = parser.parse_known_args()
@@ -50,7 +55,7 @@ def use_own_data() -> None:
     name = f'{Path(args.config).stem}_{Path(args.data).resolve().name}'
     work_dir = Path(args.work_dir or Path('work_dirs') / name)
     config, data, schedule = own_config(
-        args.config, args.data, work_dir, args.epochs, args.pretrained, args.cfg_options
+        args.config, args.data, work_dir, args.epochs, args.pretrained, args.cfg_options, args.tile
     )
     # torchrun's name, and slurm's.
     if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
@@ -78,8 +83,11 @@ def take_epochs() -> None:
 
 def main() -> None:
     take_epochs()
-    if any(argument.split('=')[0] == '--data' for argument in sys.argv[1:]):
+    given = {argument.split('=')[0] for argument in sys.argv[1:]}
+    if '--data' in given:
         use_own_data()
+    elif given & {'--tile', '--no-tile'}:
+        raise InputError('--tile: needs --data, a folder of your own data; in a config, TiledDataset and TiledDetector')
     elif {'-h', '--help'} & set(sys.argv[1:]):
         print(__doc__)
     run('train.py', short=True)

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mmdet.registry import TRANSFORMS
 from mmengine.config import Config
@@ -20,6 +20,7 @@ from ..utils.configs import innermost_dataset, type_name
 from ..utils.shared_files import free_bytes
 from .finetune import EPOCHS_SHARE, LEARNING_RATE_SHARE, use_pretrained
 from .folder import OwnData, read_own_data
+from .tiles import Tiles, plan_tiles, set_tiles
 
 # A small set is seen more often. Enough steps to learn something, and no fewer epochs than a fine-tuning needs.
 MIN_STEPS = 5000
@@ -37,6 +38,7 @@ def own_config(
     epochs: int | None = None,
     pretrained: str | None = None,
     options: Mapping[str, Any] | None = None,
+    tile: int | Literal['auto'] | None = None,
 ) -> tuple[Path, OwnData, str]:
     """Write a config for one's own data.
 
@@ -47,6 +49,7 @@ def own_config(
         epochs: Length of the training; None: from the size of the set, and shorter with ``pretrained``.
         pretrained: Weights to start from, as :func:`use_pretrained` takes them; None: what the config says.
         options: Dotted key -> value of the config, which the plan counts with, and which win over it.
+        tile: Side of windows in which large pictures are seen, as :func:`plan_tiles` takes it.
 
     Returns:
         Path of the config, the data, and the schedule in words.
@@ -63,8 +66,9 @@ def own_config(
         epochs = options.get('train_cfg.max_epochs')
     data = read_own_data(folder, out_dir)
     set_data(cfg, data)
-    set_cache(cfg, data.splits['train'].ann_file)
-    num_images = data.splits['train'].num_images
+    tiles, note = plan_tiles(cfg, data.splits['train'].ann_file, tile)
+    set_cache(cfg, data.splits['train'].ann_file, tiles)
+    num_images = tiles.num_samples if tiles else data.splits['train'].num_images
     schedule = set_schedule(cfg, num_images, epochs)
     make_folder(out_dir)
     if pretrained is not None:
@@ -73,6 +77,9 @@ def own_config(
         lr_share = 1.0 if 'optim_wrapper.optimizer.lr' in options else LEARNING_RATE_SHARE
         schedule += f'; {use_pretrained(cfg, pretrained, data.classes, out_dir / "pretrained.pth", lr_share)}'
     cfg.merge_from_dict(options)
+    if tiles:
+        set_tiles(cfg, tiles)
+    schedule += ''.join(f'\n  {text}' for text in (tiles, note) if text)
     # mmengine names the config that it saves in the work dir after this one.
     path = out_dir / f'{Path(work_dir).resolve().name}.py'
     with replacing(path) as temporary:
@@ -107,7 +114,7 @@ def set_data(cfg: Config, data: OwnData) -> None:
             cfg[f'{stage}_evaluator'].update(ann_file=str(split.ann_file), classwise=True)
 
 
-def set_cache(cfg: Config, ann_file: Path) -> None:
+def set_cache(cfg: Config, ann_file: Path, tiles: Tiles | None = None) -> None:
     """Keep decoded images in memory where the set takes at most :data:`CACHE_SHARE` of what is free."""
     dataset = cfg.train_dataloader.dataset
     mosaics = [step for step in dataset.get('pipeline', ()) if type_name(step) == 'MosaicAffineMixUp']
@@ -116,7 +123,8 @@ def set_cache(cfg: Config, ann_file: Path) -> None:
         return
     sizes = [(image['width'], image['height']) for image in json.loads(ann_file.read_text())['images']]
     mosaic = TRANSFORMS.build(mosaics[0])
-    plan = CachePlan(list(map(str, range(len(sizes)))), sizes, mosaic.img_scale, mosaic.enlargement)
+    views = tiles.views if tiles else None
+    plan = CachePlan(list(map(str, range(len(sizes)))), sizes, mosaic.img_scale, mosaic.enlargement, views)
     plan.lay_out(shrink=True)
     if plan.num_bytes(len(sizes)) <= CACHE_SHARE * free_bytes(None):
         dataset.cache_images = 'ram'
