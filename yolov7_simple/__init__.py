@@ -40,7 +40,7 @@ _CLASSES = {
     'ResumableTrainLoop': 'engine.loops',
     'SafeCheckpointHook': 'engine.safe_checkpoint',
     'SeededMixDataset': 'datasets.mix_dataset',
-    'TiledDataset': 'datasets.tiled',
+    'TiledDataset': 'datasets.windows',
     'TiledDetector': 'models.tiled',
     'WholePictureCocoMetric': 'evaluation',
     'YOLOv7SimpleHead': 'models.head',

@@ -176,7 +176,7 @@ def find_differences(
         ('IoU threshold', detector.iou_threshold, options.iou_threshold),
         ('limit of detections of an image', max(detector.max_per_img, 0), max(options.max_per_img, 0)),
         (
-            'side of its windows (0: none)',
+            'side of windows (0: none)',
             detector.tiling.tile if detector.tiling else 0,
             config.tiling.tile if config.tiling else 0,
         ),

@@ -11,7 +11,7 @@ import numpy as np
 from mmengine.config import Config
 from numpy.typing import NDArray
 
-from ..datasets.tiled import num_windows
+from ..datasets.windows import num_windows
 from ..runtime.errors import InputError
 from ..utils.configs import innermost_dataset, type_name
 from .box_sizes import SMALLEST_SIDE, BoxSizes, read_box_sizes
