@@ -1,14 +1,17 @@
 """Train a detector: mmdet's tools/train.py and its flags, and one command for a folder of one's own data.
 
     python tools/train.py CONFIG [--epochs NUM] [flags]
-    python tools/train.py CONFIG --data DIR [--pretrained [WEIGHTS]] [--epochs NUM | --time TIME] [flags]
+    python tools/train.py CONFIG --data DIR [--pretrained [WEIGHTS]] [--epochs NUM | --time TIME] [--tile [SIDE]]
+        [flags]
 
 DIR has images, and labels of COCO, YOLO, VOC, labelme or another format of docs/own_data.md. Classes, size of the
 images, batch, learning rate and length are planned from it and told; what --cfg-options says wins. --epochs sets the
 length of the training by hand: the schedule, the last stage and the validations follow it. --time 30m (2h, 1h30m, 90s)
 lets it end in that time: a few steps are measured first. With --resume the plan of the first start stays. --pretrained
 starts from trained weights, by a recipe for that: a name, a checkpoint file, or else those for COCO of the config's
-size.
+size. --tile is for small objects in large pictures: it trains, validates and detects in windows of SIDE pixels, or of
+what suits the boxes. It is on by itself where more than a third of the boxes would be below 8 pixels; --no-tile forbids
+it.
 
 On a GPU the batch is as large as memory and set allow, up to twice the config's learning rate;
 --cfg-options train_dataloader.batch_size=16 sets it.
@@ -36,7 +39,7 @@ from yolov7_simple.own_data.config import own_config
 from yolov7_simple.own_data.wall_time import WallTime
 from yolov7_simple.runtime.errors import InputError, run_tool
 
-USAGE = '%(prog)s CONFIG --data DIR [--pretrained [WEIGHTS]] [--epochs NUM | --time TIME] [flags]'
+USAGE = '%(prog)s CONFIG --data DIR [--pretrained [WEIGHTS]] [--epochs NUM | --time TIME] [--tile [SIDE]] [flags]'
 
 
 def use_own_data() -> None:
@@ -46,6 +49,9 @@ def use_own_data() -> None:
     parser.add_argument('--data', required=True)
     parser.add_argument('--pretrained', nargs='?', const='')
     parser.add_argument('--epochs', type=int)
+    tile = parser.add_mutually_exclusive_group()
+    tile.add_argument('--tile', nargs='?', type=int, const='auto', metavar='SIDE')
+    tile.add_argument('--no-tile', action='store_const', dest='tile', const=0)
     parser.add_argument('--work-dir')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
     parser.add_argument('--time')
@@ -59,7 +65,16 @@ def use_own_data() -> None:
     work_dir = Path(args.work_dir or Path('work_dirs') / name)
     resumed, launcher = find_resumed(flags, args.cfg_options, work_dir)
     config, data, plan = own_config(
-        args.config, args.data, work_dir, args.epochs, args.pretrained, args.cfg_options, wall_time, resumed, launcher
+        args.config,
+        args.data,
+        work_dir,
+        args.epochs,
+        args.pretrained,
+        args.cfg_options,
+        args.tile,
+        wall_time,
+        resumed,
+        launcher,
     )
     # torchrun's name, and slurm's.
     if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
@@ -95,12 +110,15 @@ def take_epochs() -> None:
 
 def main() -> None:
     take_epochs()
-    if any(argument.split('=')[0] == '--data' for argument in sys.argv[1:]):
+    given = {argument.split('=')[0] for argument in sys.argv[1:]}
+    if '--data' in given:
         use_own_data()
-    elif any(argument.split('=')[0] == '--time' for argument in sys.argv[1:]):
+    elif '--time' in given:
         raise InputError('--time plans a training with --data: give the folder of the data, or set --epochs')
     elif 'train_dataloader.batch_size=auto' in sys.argv[1:]:
         raise InputError('train_dataloader.batch_size=auto needs --data, or give a number')
+    elif given & {'--tile', '--no-tile'}:
+        raise InputError('--tile: needs --data, a folder of your own data; in a config, TiledDataset and TiledDetector')
     elif {'-h', '--help'} & set(sys.argv[1:]):
         print(__doc__)
     run('train.py', short=True)

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mmdet.registry import TRANSFORMS
 from mmengine.config import Config
@@ -28,7 +28,8 @@ from .kept_plan import KeptPlan
 from .plan import AUGMENTATION, RATE_FACTOR, default_epochs, make_schedule, named
 from .schedule import apply_schedule, count_steps, read_limits
 from .schedule import set_schedule as set_schedule  # where it was before
-from .settings import AS_BEFORE, AS_OPTIONS, fit_batch, fit_size, fit_time, plan_lines
+from .settings import AS_BEFORE, fit_batch, fit_size, fit_time, plan_lines
+from .tiles import Tiles, set_tiles
 from .wall_time import WallTime
 
 CACHE_SHARE = 0.25  # of the memory that is free
@@ -41,6 +42,7 @@ def own_config(
     epochs: int | None = None,
     pretrained: str | None = None,
     options: Mapping[str, Any] | None = None,
+    tile: int | Literal['auto'] | None = None,
     wall_time: WallTime | None = None,
     resumed: Path | None = None,
     launcher: str = 'none',
@@ -54,6 +56,7 @@ def own_config(
         epochs: Length of the training; None: from the size of the set, and shorter with ``pretrained``.
         pretrained: Weights to start from, as :func:`use_pretrained` takes them; None: what the config says.
         options: Dotted key -> value of the config, which the plan counts with, and which win over it.
+        tile: Side of windows in which large pictures are seen, as :func:`plan_tiles` takes it.
         wall_time: The time that the training may take, in the place of ``epochs``.
         resumed: Work dir of the run that goes on, by the plan of its first start; None: a new one.
         launcher: What started this process and others, with which it must agree on what is measured.
@@ -77,18 +80,19 @@ def own_config(
     has_size = bool(options) and all_sizes(cfg) != all_sizes(load_config(config))  # of the user's
     epochs = epochs or options.get('train_cfg.max_epochs')
     data = read_own_data(folder, out_dir)
-    num_images = data.splits['train'].num_images
-    boxes = read_box_sizes(data.splits['train'].ann_file)
+    ann_file = data.splits['train'].ann_file
+    boxes = read_box_sizes(ann_file)
     set_data(cfg, data)
-    why = {'size': AS_OPTIONS if has_size else fit_size(cfg, boxes, kept)}
+    why, tiles = fit_size(cfg, boxes, ann_file, tile, kept, has_size)
+    num_samples = tiles.num_samples if tiles else len(boxes.images)
     set_augmentation(cfg)
-    set_cache(cfg, boxes.images)
+    set_cache(cfg, boxes.images, tiles)
     join_processes(launcher, cfg)
     why['batch'] = fit_batch(cfg, batch_size, boxes, kept)
-    steps = count_steps(cfg, num_images)
+    steps = count_steps(cfg, num_samples)
     why['length'] = 'as asked for'
     if epochs is None:
-        epochs, why['length'] = default_epochs(steps, limits), f'for {num_images} images'
+        epochs, why['length'] = default_epochs(steps, limits), f'for {num_samples} {"windows" if tiles else "images"}'
         if pretrained is not None:
             epochs, why['length'] = math.ceil(EPOCHS_SHARE * epochs), f'{why["length"]} and trained weights'
         if kept and kept.epochs:
@@ -100,17 +104,30 @@ def own_config(
         why['start'] = use_pretrained(cfg, pretrained, data.classes, out_dir / 'pretrained.pth', lr_share)
     elif resumed:
         why['start'] = 'where the run was stopped'
+
+    def finish(cfg: Config) -> None:
+        cfg.merge_from_dict(options)
+        if tiles:
+            set_tiles(cfg, tiles)
+
     if wall_time and not kept:
         before = training_size(cfg)
-        plan = fit_time(cfg, wall_time, options, steps, limits, has_size)
-        epochs = plan.schedule.epochs
-        why['length'] = f'for --time {wall_time.text}: {plan}'
+        plan = fit_time(cfg, wall_time, finish, steps, limits, has_size or tiles is not None)
+        schedule, why['length'] = plan.schedule, f'for --time {wall_time.text}: {plan}'
         if plan.size != before:
             why['size'] = f'and not {named(before)}, at which --time {wall_time.text} is too short'
-    apply_schedule(cfg, make_schedule(steps, epochs, limits))
-    cfg.merge_from_dict(options)
-    time = kept.time if kept else wall_time and wall_time.text
-    KeptPlan(cfg.train_cfg.max_epochs, training_size(cfg), cfg.train_dataloader.batch_size, time).write(out_dir)
+    else:
+        schedule = make_schedule(steps, epochs, limits, kept.every if kept and kept.every else 1)
+    apply_schedule(cfg, schedule)
+    finish(cfg)
+    KeptPlan(
+        cfg.train_cfg.max_epochs,
+        training_size(cfg),
+        cfg.train_dataloader.batch_size,
+        tiles.side if tiles else 0,
+        schedule.every,
+        kept.time if kept else wall_time and wall_time.text,
+    ).write(out_dir)
     # mmengine names the config that it saves in the work dir after this one.
     path = out_dir / f'{Path(work_dir).resolve().name}.py'
     with replacing(path) as temporary:
@@ -152,7 +169,7 @@ def set_augmentation(cfg: Config) -> None:
             step.update(AUGMENTATION)
 
 
-def set_cache(cfg: Config, sizes: NDArray) -> None:
+def set_cache(cfg: Config, sizes: NDArray, tiles: Tiles | None = None) -> None:
     """Keep decoded images, of these widths and heights (N, 2), in memory.
 
     Only where the set takes at most :data:`CACHE_SHARE` of what is free.
@@ -164,7 +181,8 @@ def set_cache(cfg: Config, sizes: NDArray) -> None:
         return
     mosaic = TRANSFORMS.build(mosaics[0])
     sizes = [(int(width), int(height)) for width, height in sizes]
-    plan = CachePlan(list(map(str, range(len(sizes)))), sizes, mosaic.img_scale, mosaic.enlargement)
+    views = tiles.views if tiles else None
+    plan = CachePlan(list(map(str, range(len(sizes)))), sizes, mosaic.img_scale, mosaic.enlargement, views)
     plan.lay_out(shrink=True)
     if plan.num_bytes(len(sizes)) <= CACHE_SHARE * free_bytes(None):
         dataset.cache_images = 'ram'

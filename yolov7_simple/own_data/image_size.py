@@ -8,7 +8,8 @@ from typing import Any
 from mmengine.config import Config
 
 from ..utils.configs import type_name
-from .plan import DIVISOR, ImageSize
+from .plan import ImageSize
+from .tiles import DIVISOR
 
 # Type -> option in pixels that follows the size. Limits of boxes stay, as they are pixels that the network sees.
 SIZED = {'MosaicAffineMixUp': 'img_scale', 'BatchMultiScale': 'random_size_range', 'Resize': 'scale'}

@@ -21,12 +21,16 @@ class KeptPlan(NamedTuple):
         epochs: Length.
         size: Of the images; None where no mosaic makes the samples.
         batch_size: Of each process.
+        tile: Side of the windows; 0 for none.
+        every: How many times rarer than else validations are.
         time: The time that was asked for, as it was given.
     """
 
     epochs: int | None = None
     size: ImageSize | None = None
     batch_size: int | None = None
+    tile: int | None = None
+    every: int | None = None
     time: str | None = None
 
     @classmethod

@@ -22,7 +22,7 @@ from ..apis.inference import quiet
 from ..engine.run_checks import check_run
 from ..utils.configs import innermost_dataset, type_name
 from .image_size import training_size
-from .plan import DIVISOR
+from .tiles import DIVISOR
 from .wall_time import Costs
 
 # Epochs of a few steps, so that the first, in which images are read anew and kernels are made, is left out.

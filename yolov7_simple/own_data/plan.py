@@ -9,6 +9,7 @@ import math
 from typing import Any, NamedTuple
 
 from .box_sizes import SMALLEST_SIDE, BoxSizes
+from .tiles import DIVISOR
 
 ImageSize = tuple[int, int]  # width and height in pixels
 
@@ -27,15 +28,14 @@ RATE_FACTOR = 1.0
 
 # Size of the images. It grows from the config's until at most such a share of the boxes has a shorter side below so
 # many pixels, but neither above MAX_IMAGE_SIDE nor MAX_GROWTH times the config's, since the cost grows with the area.
-SMALL_SIDE = 12.0
-SMALL_SHARE = 0.25
+SMALL_BOX_SIDE = 12.0
+SMALL_BOX_SHARE = 0.25
 MAX_IMAGE_SIDE = 640
 MAX_GROWTH = 2.0
 # Where that is not reached, the largest is taken only if it brings so many of the boxes above SMALLEST_SIDE.
 MIN_GAIN = 0.1
 # Images that are smaller than the config's size need no larger one, but the coarsest stride needs some cells.
 MIN_IMAGE_SIDE = 160
-DIVISOR = 32
 
 # With a wall time: as long as fits, up to MAX_TIMED_EPOCHS; at a smaller size where ENOUGH_STEPS do not fit; refused
 # below LEAST_STEPS.
@@ -89,10 +89,10 @@ def choose_size(boxes: BoxSizes, base: ImageSize) -> tuple[ImageSize, str]:
         return scaled(base, sensible), f'and not {named(base)}, since no image has a side above {largest} pixels'
     most = min(sensible, max(longer, min(MAX_IMAGE_SIDE, int(MAX_GROWTH * longer))))
     sizes = [scaled(base, side) for side in (longer, *range(DIVISOR * (longer // DIVISOR + 1), most + 1, DIVISOR))]
-    share = share_below(boxes, SMALL_SIDE, base)
-    why = f'{share:.0%} of the boxes have a shorter side below {SMALL_SIDE:g} pixels at {named(base)}'
+    share = share_below(boxes, SMALL_BOX_SIDE, base)
+    why = f'{share:.0%} of the boxes have a shorter side below {SMALL_BOX_SIDE:g} pixels at {named(base)}'
     for size in sizes:
-        if share_below(boxes, SMALL_SIDE, size) <= SMALL_SHARE:
+        if share_below(boxes, SMALL_BOX_SIDE, size) <= SMALL_BOX_SHARE:
             return size, 'as in the config' if size == base else f'since {why}'
     gain = share_below(boxes, SMALLEST_SIDE, base) - share_below(boxes, SMALLEST_SIDE, sizes[-1])
     if len(sizes) > 1 and gain >= MIN_GAIN:
@@ -109,6 +109,7 @@ class EpochSchedule(NamedTuple):
         warmup: Epochs of warm-up.
         last: Epochs of the last stage.
         interval: Epochs from one validation to the next, before the last stage.
+        every: The same in the last stage.
     """
 
     epochs: int
@@ -116,13 +117,16 @@ class EpochSchedule(NamedTuple):
     warmup: int
     last: int
     interval: int
+    every: int = 1
 
     @property
     def num_validations(self) -> int:
         """How often mmengine's loop evaluates, which looks for the interval an epoch ahead."""
-        every = range(1, self.epochs + 1)
         first = self.epochs - self.last - 1
-        return sum(epoch >= first or epoch % self.interval == 0 or epoch == self.epochs for epoch in every)
+        return sum(
+            epoch % (self.every if epoch >= first else self.interval) == 0 or epoch == self.epochs
+            for epoch in range(1, self.epochs + 1)
+        )
 
 
 class Limits(NamedTuple):
@@ -144,8 +148,15 @@ def default_epochs(steps: int, limits: Limits) -> int:
     return min(limits.epochs, max(MIN_EPOCHS, math.ceil(MIN_STEPS / steps)))
 
 
-def make_schedule(steps: int, epochs: int, limits: Limits) -> EpochSchedule:
-    """The schedule of a length; of few epochs each is evaluated, of many every twentieth part."""
+def make_schedule(steps: int, epochs: int, limits: Limits, every: int = 1) -> EpochSchedule:
+    """The schedule of a length.
+
+    Args:
+        steps: Of an epoch.
+        epochs: Length.
+        limits: Of the config.
+        every: How many times rarer validations are than every twentieth of the length and each of the last epochs.
+    """
     warmup = max(1, min(math.ceil(MIN_WARMUP_STEPS / steps), int(MAX_WARMUP_SHARE * epochs)))
     last = round(LAST_STAGE_SHARE * epochs)
     return EpochSchedule(
@@ -153,5 +164,6 @@ def make_schedule(steps: int, epochs: int, limits: Limits) -> EpochSchedule:
         steps,
         warmup,
         last if limits.last is None else min(last, limits.last),
-        max(1, min(limits.interval, epochs // 20)),
+        max(1, min(limits.interval, epochs // 20)) * every,
+        every,
     )

@@ -46,7 +46,7 @@ def read_limits(cfg: Config) -> Limits:
 
 def apply_schedule(cfg: Config, schedule: EpochSchedule) -> None:
     """Set a length and all that follows from it."""
-    epochs, steps, warmup, last, interval = schedule
+    epochs, steps, warmup, last, interval, every = schedule
     schedulers = cfg.param_scheduler
     schedulers[0].update(begin=0, end=warmup)
     # Never of length 0, also where there is but one epoch.
@@ -56,7 +56,7 @@ def apply_schedule(cfg: Config, schedule: EpochSchedule) -> None:
             hook['num_last_epochs'] = last
         elif type_name(hook) == 'EMAHook' and EMA_RAMP_SHARE:
             hook['gamma'] = max(1, round(EMA_RAMP_SHARE * epochs * steps))
-    cfg.train_cfg.update(max_epochs=epochs, val_interval=interval, dynamic_intervals=[(epochs - last, 1)])
+    cfg.train_cfg.update(max_epochs=epochs, val_interval=interval, dynamic_intervals=[(epochs - last, every)])
     # Twice an epoch, or more often.
     cfg.default_hooks.logger.interval = min(cfg.default_hooks.logger.get('interval', 10), max(1, steps // 2))
     cfg.auto_scale_lr.enable = True  # from the real batch, of all GPUs and all that is accumulated

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
 
 import torch
 from mmengine.config import Config
@@ -18,10 +19,10 @@ from .image_size import set_size, training_size
 from .kept_plan import KeptPlan
 from .measure import measure_costs
 from .plan import (
-    DIVISOR,
     EMA_RAMP_SHARE,
     MIN_IMAGE_SIDE,
     EpochSchedule,
+    ImageSize,
     Limits,
     choose_size,
     make_schedule,
@@ -30,21 +31,53 @@ from .plan import (
     scaled,
 )
 from .schedule import apply_schedule, total_batch
-from .wall_time import TimedPlan, WallTime, plan_time
+from .tiles import DIVISOR, Tiles, plan_tiles
+from .wall_time import Costs, TimedPlan, WallTime, plan_time
 
 AS_CONFIG = 'as in the config'
 AS_OPTIONS = 'as --cfg-options say'
 AS_BEFORE = 'as at the first start'
 
 
-def fit_size(cfg: Config, boxes: BoxSizes, kept: KeptPlan | None) -> str:
-    """Set the size of the images; return why it is that."""
-    size = training_size(cfg)
-    if size is None or (kept and kept.size is None):
-        return AS_CONFIG
-    new, why = (kept.size, AS_BEFORE) if kept else choose_size(boxes, size)
-    set_size(cfg, new)
-    return why
+def fit_size(
+    cfg: Config,
+    boxes: BoxSizes,
+    ann_file: Path,
+    tile: int | Literal['auto'] | None,
+    kept: KeptPlan | None,
+    has_size: bool,
+) -> tuple[dict[str, str], Tiles | None]:
+    """Set the size of the images, and decide on windows, with which it stays the config's.
+
+    Args:
+        cfg: With the data; it is changed.
+        boxes: Of the training set.
+        ann_file: Of the training set.
+        tile: As of :func:`plan_tiles`.
+        kept: Of the first start.
+        has_size: Whether the options say the size.
+
+    Returns:
+        Why the size is that, and what there is to say of boxes at it, as ``size`` and ``boxes``; and the windows.
+
+    Raises:
+        InputError: Windows make no sense.
+    """
+    size, why = training_size(cfg), AS_OPTIONS if has_size else AS_CONFIG
+    if kept and tile is None:
+        tile = kept.tile or 0
+    sized = cfg
+    if size and not has_size and not (kept and kept.size is None):
+        sized = copy.deepcopy(cfg)
+        new, why = (kept.size, AS_BEFORE) if kept else choose_size(boxes, size)
+        set_size(sized, new)
+    tiles, note = plan_tiles(sized, ann_file, tile)
+    if tiles and not kept and training_size(sized) != size:  # windows enlarge the boxes for less
+        tiles, note = plan_tiles(cfg, ann_file, tile or 'auto')
+        why = AS_CONFIG
+    elif size:
+        set_size(cfg, training_size(sized))
+    return {'size': why, 'boxes': str(tiles or note)}, tiles
 
 
 def fit_batch(cfg: Config, asked: int | str | None, boxes: BoxSizes, kept: KeptPlan | None) -> str:
@@ -75,14 +108,19 @@ def fit_batch(cfg: Config, asked: int | str | None, boxes: BoxSizes, kept: KeptP
 
 
 def fit_time(
-    cfg: Config, wall_time: WallTime, options: Mapping[str, Any], steps: int, limits: Limits, is_fixed: bool
+    cfg: Config,
+    wall_time: WallTime,
+    finish: Callable[[Config], None],
+    steps: int,
+    limits: Limits,
+    is_fixed: bool,
 ) -> TimedPlan:
     """Measure what training costs, and find size and length that fit a time; the size is set.
 
     Args:
-        cfg: Complete but for its length and the options; it is changed.
+        cfg: Complete but for its length and what ``finish`` does; it is changed.
         wall_time: The time.
-        options: Those of the command line.
+        finish: Puts the options into a config, and the windows.
         steps: Of an epoch.
         limits: Of the config.
         is_fixed: Whether the size must stay.
@@ -95,17 +133,15 @@ def fit_time(
         raise InputError(f'{cfg.filename}: --time needs a train pipeline with one MosaicAffineMixUp; use --epochs')
     least = max(MIN_IMAGE_SIDE, max(size) // 2)
     smaller = [] if is_fixed else [scaled(size, side) for side in range(max(size) - DIVISOR, least - 1, -DIVISOR)]
-    every = options.get('train_cfg.val_interval')
 
-    def schedule_of(epochs: int) -> EpochSchedule:
-        schedule = make_schedule(steps, epochs, limits)
-        return schedule._replace(interval=every) if every else schedule
+    def schedule_of(epochs: int, every: int) -> EpochSchedule:
+        return make_schedule(steps, epochs, limits, every)
 
-    def measure(one, seconds):
+    def measure(one: ImageSize, seconds: float) -> Costs:
         trial = copy.deepcopy(cfg)
         set_size(trial, one)
-        apply_schedule(trial, schedule_of(limits.epochs))
-        trial.merge_from_dict(dict(options))
+        apply_schedule(trial, schedule_of(limits.epochs, 1))
+        finish(trial)
         return measure_costs(trial, seconds)
 
     plan = plan_time(wall_time, [size, *smaller], schedule_of, measure)
@@ -120,14 +156,15 @@ def plan_lines(cfg: Config, boxes: BoxSizes, steps: int, why: Mapping[str, str])
         cfg: With all options.
         boxes: Of the training set.
         steps: Of an epoch.
-        why: Reasons of ``size``, ``batch``, ``length`` and, with trained weights, ``start``.
+        why: Reasons of ``size``, ``batch``, ``length`` and perhaps ``start``; what there is to say of ``boxes``.
     """
     size = training_size(cfg)
     lines = [f'size: {why["size"]}']
     if size:
         below = num_below(boxes, SMALLEST_SIDE, size)
         lost = f'{below} of {len(boxes.sides)} boxes ({below / max(len(boxes.sides), 1):.0%})'
-        lines = [f'size: {named(size)}, {why["size"]}; {lost} are then below {SMALLEST_SIDE:g} pixels']
+        said = why['boxes'] or f'{lost} are then below {SMALLEST_SIDE:g} pixels'
+        lines = [f'size: {named(size)}, {why["size"]}; {said}']
     loader, schedulers, total = cfg.train_dataloader, cfg.param_scheduler, total_batch(cfg)
     counts = cfg.optim_wrapper.get('accumulative_counts', 1)
     base = cfg.auto_scale_lr.get('base_batch_size') if cfg.auto_scale_lr.get('enable') else None

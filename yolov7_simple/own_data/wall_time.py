@@ -11,11 +11,17 @@ from typing import NamedTuple
 from ..runtime.errors import InputError
 from .plan import ENOUGH_STEPS, LEAST_STEPS, MAX_TIMED_EPOCHS, EpochSchedule, ImageSize, named
 
-# Of the time that was asked for: planned with, and spent on measuring.
+# Of the time that was asked for: planned with, spent on measuring, and on validations at most.
 PLANNED_SHARE = 0.97
 MEASURED_SHARE = 0.05
+VALIDATED_SHARE = 0.2
+RARER = (1, 2, 3, 5, 10)
 UNITS = {'d': 86400, 'h': 3600, 'm': 60, 's': 1}
 FORM = re.compile(''.join(rf'(?:(\d+(?:\.\d+)?){unit})?' for unit in ('d', 'h', 'm(?:in)?', 's')))
+
+
+# Makes the schedule of a number of epochs, with validations so many times rarer than else.
+ScheduleOf = Callable[[int, int], EpochSchedule]
 
 
 class WallTime(NamedTuple):
@@ -91,18 +97,30 @@ class TimedPlan(NamedTuple):
         return f'{costs.step:.3g} s a step and {costs.validation:.3g} s a validation were measured'
 
 
-def longest(costs: Costs, seconds: float, schedule_of: Callable[[int], EpochSchedule]) -> EpochSchedule | None:
-    """The longest schedule that fits; None if not even an epoch does."""
-    one = schedule_of(1)
-    most = int((seconds - costs.start) / (one.steps * costs.step + costs.epoch))
-    schedules = (schedule_of(epochs) for epochs in range(min(MAX_TIMED_EPOCHS, most), 0, -1))
-    return next((schedule for schedule in schedules if costs.total(schedule) <= seconds), None)
+def longest(costs: Costs, seconds: float, schedule_of: ScheduleOf) -> EpochSchedule | None:
+    """The longest schedule that fits; None if not even an epoch does.
+
+    Validations are made rarer until they take at most :data:`VALIDATED_SHARE` of the time, or only the last is left.
+    """
+    one = schedule_of(1, 1)
+    most = min(MAX_TIMED_EPOCHS, int((seconds - costs.start) / (one.steps * costs.step + costs.epoch)))
+    found = (sparse_enough(costs, seconds, epochs, schedule_of) for epochs in range(most, 0, -1))
+    return next((schedule for schedule in found if costs.total(schedule) <= seconds), None)
+
+
+def sparse_enough(costs: Costs, seconds: float, epochs: int, schedule_of: ScheduleOf) -> EpochSchedule:
+    """The schedule of a length with the most validations that do not take too much of a time."""
+    for every in (*RARER, epochs):
+        schedule = schedule_of(epochs, every)
+        if schedule.num_validations * costs.validation <= VALIDATED_SHARE * seconds:
+            break
+    return schedule
 
 
 def plan_time(
     wall_time: WallTime,
     sizes: Sequence[ImageSize],
-    schedule_of: Callable[[int], EpochSchedule],
+    schedule_of: ScheduleOf,
     measure: Callable[[ImageSize, float], Costs],
 ) -> TimedPlan:
     """Find the size and the length that fit.
@@ -110,14 +128,14 @@ def plan_time(
     Args:
         wall_time: The time.
         sizes: The one to take, and smaller ones, in falling order, for where few epochs do not fit.
-        schedule_of: Makes the schedule of a number of epochs.
+        schedule_of: Makes the schedule of a number of epochs, with validations so many times rarer.
         measure: What training costs at a size, found in about so many seconds.
 
     Raises:
         InputError: The time is too short for :data:`LEAST_STEPS` or an epoch at any size; the message says the least.
     """
     budget = MEASURED_SHARE * wall_time.seconds
-    steps = schedule_of(1).steps
+    steps = schedule_of(1, 1).steps
     size, smaller = sizes[0], sizes[1:]
     costs = measure(size, budget)
     found = longest(costs, wall_time.left, schedule_of)
@@ -130,7 +148,8 @@ def plan_time(
         costs = measure(size, budget)
         found = longest(costs, wall_time.left, schedule_of)
     if found is None or found.epochs * steps < LEAST_STEPS:
-        least = schedule_of(math.ceil(LEAST_STEPS / steps))
+        least = math.ceil(LEAST_STEPS / steps)
+        least = schedule_of(least, least)
         spent = time.monotonic() - wall_time.begin
         # A longer time is measured for longer, and no two measurements are alike.
         needed = 1.1 * (costs.total(least) + spent) / PLANNED_SHARE
