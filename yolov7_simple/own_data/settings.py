@@ -195,8 +195,10 @@ def plan_lines(cfg: Config, boxes: BoxSizes, steps: int, why: Mapping[str, str])
 
 def start_of(cfg: Config) -> str:
     """What a config starts from, in words."""
-    backbone = (cfg.model.get('backbone', {}).get('init_cfg') or {}).get('checkpoint')
-    if cfg.get('load_from') or backbone:
-        return f'from {cfg.get("load_from") or f"a backbone of {backbone}"}'
+    if cfg.get('load_from'):
+        return f'from {cfg.load_from}'
+    backbone = cfg.model.get('backbone', {}).get('init_cfg')
+    if backbone:
+        return f'from a backbone of {backbone.get("checkpoint", "its init_cfg")}'
     share = f'{EPOCHS_SHARE:.0%} of the epochs'
     return f'from random weights; --pretrained starts from those for COCO, and needs {share}'
