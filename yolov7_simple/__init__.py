@@ -41,6 +41,9 @@ _CLASSES = {
     'ResumableTrainLoop': 'engine.loops',
     'SafeCheckpointHook': 'engine.safe_checkpoint',
     'SeededMixDataset': 'datasets.mix_dataset',
+    'TiledDataset': 'datasets.windows',
+    'TiledDetector': 'models.tiled',
+    'WholePictureCocoMetric': 'evaluation',
     'YOLOv7SimpleHead': 'models.head',
     'packed_collate': 'datasets.packing',
 }

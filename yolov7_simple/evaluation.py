@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from mmdet.evaluation.metrics import CocoMetric, coco_metric
@@ -32,11 +34,49 @@ class ExactFasterCocoMetric(CocoMetric):
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Evaluate all results, as CocoMetric does."""
-        coco_metric.COCOeval = self.evaluator  # the name that CocoMetric looks up
-        try:
+        with evaluated_by(self.evaluator):
             return super().compute_metrics(results)
-        finally:
-            coco_metric.COCOeval = COCOeval
+
+
+class WholePictureEval(COCOeval):
+    """pycocotools' COCOeval, whose mAP counts as many detections as its other numbers do."""
+
+    def summarize(self) -> None:
+        """Print all numbers as COCO does, and replace the mAP."""
+        super().summarize()
+        precision = self.eval['precision'][..., 0, -1]  # (T, R, K), of all sizes and most detections
+        known = precision[precision > -1]
+        self.stats[0] = known.mean() if known.size else -1
+
+
+@METRICS.register_module()
+class WholePictureCocoMetric(CocoMetric):
+    """:class:`CocoMetric`, whose ``bbox_mAP`` counts more than the best 100 detections of a class in a picture.
+
+    A large picture may hold more objects than that, and the mAP could then not come near 1. As many are counted as for
+    ``bbox_mAP_50`` and the others: the last of ``proposal_nums``.
+
+    Args:
+        args: As of CocoMetric.
+        kwargs: As of CocoMetric.
+    """
+
+    evaluator = WholePictureEval
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        """Evaluate all results, as CocoMetric does."""
+        with evaluated_by(self.evaluator):
+            return super().compute_metrics(results)
+
+
+@contextmanager
+def evaluated_by(evaluator: type) -> Iterator[None]:
+    """Let CocoMetric use another class in place of COCOeval, which it looks up by its name."""
+    coco_metric.COCOeval = evaluator
+    try:
+        yield
+    finally:
+        coco_metric.COCOeval = COCOeval
 
 
 def faster_coco_eval_class() -> type:

@@ -82,6 +82,11 @@ class SlicedDetector(TorchDetector):
         except ImportError as error:
             raise InputError(f'--slice needs the sahi package: pip install sahi ({error})') from error
         super().__init__(config, checkpoint, **options)
+        if tiling := getattr(self.inferencer.model, 'tiling', None):
+            raise InputError(
+                f'--slice {side}: {config} has windows of its own, of {tiling.tile} pixels, and merges what is found '
+                'in them: leave --slice out'
+            )
         self.side = side
         self._model = MmdetDetectionModel(model=self.inferencer, confidence_threshold=score_thr, device='cpu')
         self._predict = get_sliced_prediction

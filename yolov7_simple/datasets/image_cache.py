@@ -48,20 +48,29 @@ class CachePlan:
         sizes: (N, 2), width and height of each.
         frame: Width and height that images are letterboxed into.
         enlargement: By how much training enlarges a letterboxed image at most.
+        views: (N, 2), width and height of the smallest part of each that is letterboxed alone; None: all of it.
     """
 
-    def __init__(self, paths: Sequence[str], sizes: NDArray, frame: tuple[int, int], enlargement: float) -> None:
+    def __init__(
+        self,
+        paths: Sequence[str],
+        sizes: NDArray,
+        frame: tuple[int, int],
+        enlargement: float,
+        views: NDArray | None = None,
+    ) -> None:
         keys, first = np.unique([path_key(path) for path in paths], return_index=True)
         self.keys = keys
         self.order = np.argsort(np.argsort(first))  # of each key; images keep the order of the dataset
         self.sizes = np.asarray(sizes, np.int64)[np.sort(first)]
         self.is_square = frame[0] == frame[1]
-        zoom = np.minimum(1, (np.array(frame) / self.sizes).min(1) * enlargement)[:, None]
+        views = self.sizes if views is None else np.asarray(views, np.int64)[np.sort(first)]
+        zoom = np.minimum(1, (np.array(frame) / views).min(1) * enlargement)[:, None]
         finest = np.array([fitting_reduction(one) for one in zoom.flat])
         self.reduced = -(-self.sizes[:, None] // REDUCTIONS[:, None])  # (N, levels, 2)
         self.reduced[finest[:, None] > REDUCTIONS] = 0
         self._needed = np.ceil(self.sizes * zoom - 1e-6).astype(np.int64)[:, None]
-        what = (keys, first, self.sizes, np.array([*frame, enlargement]))
+        what = (keys, first, self.sizes, views, np.array([*frame, enlargement]))
         self.digest = hashlib.blake2b(b''.join(part.tobytes() for part in what), digest_size=DIGEST_BYTES).digest()
         self.lay_out(shrink=False)
 
@@ -271,12 +280,17 @@ def keep_images(dataset: MultiImageMixDataset, kind: Storage, limit_gb: float | 
             f'{type(dataset).__name__}: cache_images={kind!r} needs one MosaicAffineMixUp in its pipeline, which reads '
             f'the images, and there are {len(readers)}: leave it out'
         )
-    infos = map(dataset.get_data_info, range(len(dataset)))
+    infos = [dataset.get_data_info(i) for i in range(len(dataset))]
     sizes = {info['img_path']: (info['width'], info['height']) for info in infos if info.get('width')}
     if not sizes:
         raise OptionError(f'{type(dataset).__name__}: cache_images needs width and height of each image in the dataset')
     is_local = not any(is_remote(name, readers[0].backend_args) for name in {os.path.dirname(path) for path in sizes})
-    plan = CachePlan(list(sizes), list(sizes.values()), readers[0].img_scale, readers[0].enlargement)
+    views = dict(sizes)
+    for i, info in enumerate(infos if hasattr(dataset.dataset, 'view_size') else ()):  # windows of pictures
+        views[info['img_path']] = tuple(np.minimum(views[info['img_path']], dataset.dataset.view_size(i)).tolist())
+    plan = CachePlan(
+        list(sizes), list(sizes.values()), readers[0].img_scale, readers[0].enlargement, list(views.values())
+    )
     readers[0].use_cache(ImageCache(kind, plan, limit_gb, folder or tempfile.gettempdir(), is_local))
 
 

@@ -1,4 +1,4 @@
-"""Reading the images of a training sample, each once."""
+"""The images of a training sample, or the parts of them that are used, each read once."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from ..runtime.errors import DamagedImageError
 from .image_cache import ImageCache
 from .loading import Decoded, decode_content, fitting_reduction, read_file
 
@@ -59,3 +60,46 @@ class ImageReader:
             image = self._cache.put(path, reduction, image, version)
         self._images[path, reduction] = image
         return image
+
+
+class Source:
+    """An image that goes into a sample: its path, its boxes, and its pixels once they are needed.
+
+    Args:
+        results: Of the dataset. With a ``window``, xyxy, the source is that part of the image, and its boxes are in
+            pixels of the window.
+        reader: For the images of this sample.
+
+    Attributes:
+        size: Width and height, as annotated until the file shows another size; None if not annotated.
+        origin: (x, y) of its first pixel in the image.
+        boxes, labels, ignored: (N, 4) xyxy, (N,) and (N,).
+        image: What was decoded, or None.
+    """
+
+    def __init__(self, results: dict, reader: ImageReader) -> None:
+        self._reader = reader
+        self.path = results['img_path']
+        size = (results.get('width'), results.get('height'))
+        self._window = results.get('window')
+        self.origin = (0, 0) if self._window is None else tuple(self._window[:2].tolist())
+        self._image_size = np.array(size) if all(size) else None
+        self.size = None if self._image_size is None else self._part(self._image_size)
+        self.boxes = np.asarray(getattr(results['gt_bboxes'], 'tensor', results['gt_bboxes']))
+        self.labels = results['gt_bboxes_labels']
+        self.ignored = results['gt_ignore_flags']
+        self.image: Decoded | None = None
+
+    def read(self, scale_of: Callable[[NDArray], float]) -> None:
+        """Read the image, as :meth:`ImageReader.read`; its size is then that of the file."""
+        self.image = self._reader.read(self.path, self._image_size, lambda size: scale_of(self._part(size)))
+        self.size = self._part(self.image.size)
+
+    def _part(self, size: NDArray) -> NDArray:
+        """Width and height of the window in an image of this size."""
+        if self._window is None:
+            return size
+        part = np.minimum(size, self._window[2:]) - self._window[:2]
+        if (part < 1).any():
+            raise DamagedImageError(self.path, f'has {size[0]} x {size[1]} pixels, fewer than annotated')
+        return part

@@ -131,8 +131,11 @@ class SeededMixDataset(MultiImageMixDataset):
                         index = np.random.randint(len(self))
                     continue
                 if sample is not None:
-                    if repeat and isinstance(sample.get('data_samples'), BaseDataElement):
-                        sample['data_samples'].set_metainfo({'repeat': repeat})
+                    if isinstance(sample.get('data_samples'), BaseDataElement):
+                        if repeat:
+                            sample['data_samples'].set_metainfo({'repeat': repeat})
+                        if hasattr(self.dataset, 'view_size'):  # several samples are of one picture
+                            sample['data_samples'].set_metainfo({'sample_index': int(index)})
                     return sample
         raise RuntimeError(
             f'No sample in {self.max_refetch} attempts: its images were damaged, or a transform returned None. '
@@ -155,7 +158,7 @@ class SeededMixDataset(MultiImageMixDataset):
 
         def fetch(index: int) -> dict:
             results = self.dataset[index]  # the dataset's own copy, so it may be changed
-            sources[results['img_path']] = index
+            sources.setdefault(results['img_path'], index)  # of two windows of a picture the first
             return results
 
         results = fetch(index)

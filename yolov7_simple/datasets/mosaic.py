@@ -34,40 +34,10 @@ from .geometry import (
     zoom,
 )
 from .image_cache import ImageCache
-from .image_reader import ImageReader
-from .loading import Decoded
+from .image_reader import ImageReader, Source
 
 Place = Callable[[NDArray], NDArray]
 Part = tuple[NDArray, NDArray, NDArray]
-
-
-class Source:
-    """An image that goes into a sample: its path, its boxes, and its pixels once they are needed.
-
-    Args:
-        results: Of the dataset.
-        reader: For the images of this sample.
-
-    Attributes:
-        size: Width and height, as annotated until the file shows another size; None if not annotated.
-        boxes, labels, ignored: (N, 4) xyxy, (N,) and (N,).
-        image: What was decoded, or None.
-    """
-
-    def __init__(self, results: dict, reader: ImageReader) -> None:
-        self._reader = reader
-        self.path = results['img_path']
-        size = (results.get('width'), results.get('height'))
-        self.size = np.array(size) if all(size) else None
-        self.boxes = np.asarray(getattr(results['gt_bboxes'], 'tensor', results['gt_bboxes']))
-        self.labels = results['gt_bboxes_labels']
-        self.ignored = results['gt_ignore_flags']
-        self.image: Decoded | None = None
-
-    def read(self, scale_of: Callable[[NDArray], float]) -> None:
-        """Read the image, as :meth:`ImageReader.read`; its size is then that of the file."""
-        self.image = self._reader.read(self.path, self.size, scale_of)
-        self.size = self.image.size
 
 
 @TRANSFORMS.register_module()
@@ -83,8 +53,8 @@ class MosaicAffineMixUp(BaseTransform):
     read here. Once :class:`LastStageHook` has closed it, it only letterboxes and flips the single image.
 
     Required keys: ``img_path``, ``gt_bboxes``, ``gt_bboxes_labels``, ``gt_ignore_flags``, ``mix_results``; ``width``
-    and ``height`` if known. Added: ``img``, ``img_shape``, ``content_shape`` (height and width of a letterbox, without
-    padding). Modified: the three ``gt_``.
+    and ``height`` if known; ``window`` of a part of an image, see :class:`TiledDataset`. Added: ``img``, ``img_shape``,
+    ``content_shape`` (height and width of a letterbox, without padding). Modified: the three ``gt_``.
 
     Args:
         img_scale: Width and height of the output.
@@ -312,7 +282,9 @@ class MosaicAffineMixUp(BaseTransform):
                     return self._add_source(image, source, place, extent, to_output)
             target = image[top:bottom, left:right]
             pixels, reduction, _ = source.image
-            draw(pixels, reduction, inside, seen, translation(-left, -top) @ matrix, target)
+            x, y = source.origin
+            inside, seen = ((a + x, b + y, c + x, d + y) for a, b, c, d in (inside, seen))
+            draw(pixels, reduction, inside, seen, translation(-left, -top) @ matrix @ translation(-x, -y), target)
 
         framed = clip_boxes(transform_boxes(to_frame, source.boxes), extent)
         boxes = clip_boxes(transform_boxes(to_output, framed), self.img_scale)

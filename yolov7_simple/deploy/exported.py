@@ -175,6 +175,16 @@ def find_differences(
         ('score threshold', detector.score_threshold, options.score_thr),
         ('IoU threshold', detector.iou_threshold, options.iou_threshold),
         ('limit of detections of an image', max(detector.max_per_img, 0), max(options.max_per_img, 0)),
+        (
+            'side of windows (0: none)',
+            detector.tiling.tile if detector.tiling else 0,
+            config.tiling.tile if config.tiling else 0,
+        ),
+        (
+            'overlap of windows',
+            detector.tiling.overlap if detector.tiling else 0,
+            config.tiling.overlap if config.tiling else 0,
+        ),
         ('scale of the images', detector.resize, (max(config.scale), min(config.scale))),
         ('mean', detector.mean.tolist(), config.mean),
         ('std', detector.std.tolist(), config.std),

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 
 from ..runtime.onnx_detector import METADATA_VERSION, PRODUCER
-from ..utils.configs import type_name
+from ..runtime.tiles import Tiling
+from ..utils.configs import tiling_of, type_name
 from .export import DeployGraph, ExportError
 
 # Steps of a test pipeline that do not change pixels.
@@ -26,6 +27,7 @@ class Preprocessing(NamedTuple):
     bgr_to_rgb: bool
     pad_value: float  # of the normalised image
     pad_size_divisor: int
+    tiling: Tiling | None = None  # of TiledDetector, whose views are fitted into the scale
 
 
 def read_preprocessing(cfg: Config) -> Preprocessing:
@@ -34,13 +36,17 @@ def read_preprocessing(cfg: Config) -> Preprocessing:
     Raises:
         ExportError: They do something that the metadata cannot express.
     """
-    resize = None
+    tiling, resize = tiling_of(cfg), None
     for transform in cfg.test_dataloader.dataset.pipeline:
         kind = type_name(transform)
         if kind == 'Resize':
             resize = transform
         elif kind not in NOT_PREPROCESSING:
             raise ExportError(f'test pipeline: {kind} is not known to the export, which knows Resize alone')
+    if tiling:
+        if resize:
+            raise ExportError('test pipeline: has a Resize, but TiledDetector cuts windows out of full-size pictures')
+        resize = ConfigDict(scale=(tiling.scale, tiling.scale), keep_ratio=True)
     if resize is None or not resize.get('keep_ratio') or 'scale' not in resize:
         raise ExportError('test pipeline: needs one dict(type="Resize", scale=(W, H), keep_ratio=True)')
     if resize.get('interpolation', 'bilinear') != 'bilinear' or resize.get('backend', 'cv2') != 'cv2':
@@ -55,11 +61,14 @@ def read_preprocessing(cfg: Config) -> Preprocessing:
         bgr_to_rgb=bool(preprocessor.get('bgr_to_rgb', False)),
         pad_value=float(preprocessor.get('pad_value', 0)),
         pad_size_divisor=int(preprocessor.get('pad_size_divisor', 1)),
+        tiling=tiling,
     )
 
 
 def padded_size(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
     """Height and width of the network's input for an image's height and width, rounded as mmdet's Resize rounds."""
+    if preprocessing.tiling:
+        size = preprocessing.scale  # that of all views
     long, short = max(preprocessing.scale), min(preprocessing.scale)
     factor = min(long / max(size), short / min(size))
     divisor = preprocessing.pad_size_divisor
@@ -91,7 +100,8 @@ def build_metadata(graph: DeployGraph, classes: Sequence[str], preprocessing: Pr
     """Collect all that is needed to use the file; every value is JSON."""
     values = {
         'producer': PRODUCER,
-        'version': METADATA_VERSION,
+        # Clients of before, which know no windows, must refuse a file that needs them, and no other.
+        'version': METADATA_VERSION if preprocessing.tiling else 1,
         'outputs': 'detections' if graph.with_nms else 'raw',
         'classes': list(classes),
         'resize': {'long': max(preprocessing.scale), 'short': min(preprocessing.scale), 'interpolation': 'bilinear'},
@@ -106,4 +116,6 @@ def build_metadata(graph: DeployGraph, classes: Sequence[str], preprocessing: Pr
         'nms_pre': graph.nms_pre,
         'max_per_img': graph.max_per_img,
     }
+    if preprocessing.tiling:
+        values['tile'] = {'side': preprocessing.tiling.tile, 'overlap': preprocessing.tiling.overlap}
     return {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}

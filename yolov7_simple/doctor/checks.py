@@ -90,7 +90,7 @@ def check_tiny(sets: Sequence[ImageSet], sizes: Sequence[InputSize]) -> Iterator
             'tiny boxes', one, tiny[0],
             f'({len(tiny[0]) / len(shorter):.0%}) are below {sizes[0].min_side:g} pixels when resized to {sizes[0]} '
             f'and are not learned{others}',
-            'use a config of a larger size, or cut the images into tiles',
+            'use a config of a larger size, or tools/train.py --data --tile, which trains on windows of the images',
         )  # fmt: skip
 
 

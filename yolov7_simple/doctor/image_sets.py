@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..apis.inference import quiet
 from ..own_data.folder import OwnData
 from ..runtime.errors import InputError
-from ..utils.configs import innermost_dataset, type_name
+from ..utils.configs import innermost_dataset, tiling_of, type_name
 
 MIN_INPUT_SIDE = 8.0  # pixels; BatchMultiScale's default
 
@@ -74,18 +74,23 @@ class InputSize(NamedTuple):
         config: Its name.
         scale: Width and height that an image is resized to fit into.
         min_side: Boxes whose shorter side is then below so many pixels are not learned.
+        tile: Side of the windows that images are seen in.
     """
 
     config: str
     scale: tuple[int, int]
     min_side: float
+    tile: int | None = None
 
     def factors(self, sizes: NDArray) -> NDArray:
         """By how much images of these sizes (N, 2) are enlarged, (N,); as mmcv's Resize with ``keep_ratio`` does."""
+        if self.tile:
+            sizes = np.minimum(sizes, self.tile)
         return np.minimum(max(self.scale) / sizes.max(1), min(self.scale) / sizes.min(1))
 
     def __str__(self) -> str:
-        return f'{self.scale[0]} x {self.scale[1]} ({self.config})'
+        windows = f' in windows of {self.tile}' if self.tile else ''
+        return f'{self.scale[0]} x {self.scale[1]}{windows} ({self.config})'
 
 
 def input_size(cfg: Config) -> InputSize:
@@ -96,11 +101,16 @@ def input_size(cfg: Config) -> InputSize:
     """
     dataset = innermost_dataset((cfg.get('val_dataloader') or {}).get('dataset') or {})
     scale = next((one.get('scale') for one in dataset.get('pipeline', ()) if type_name(one) == 'Resize'), None)
+    tiling = tiling_of(cfg)
+    if tiling:
+        scale = (tiling.scale, tiling.scale)
     if not isinstance(scale, (tuple, list)):
         raise InputError(f'{cfg.filename}: has no Resize with a scale in the pipeline of val_dataloader')
     augments = cfg.get('model', {}).get('data_preprocessor', {}).get('batch_augments') or ()
     min_sides = [one.get('min_bbox_size', MIN_INPUT_SIDE) for one in augments]
-    return InputSize(Path(cfg.filename).name, tuple(scale), max(min_sides, default=MIN_INPUT_SIDE))
+    return InputSize(
+        Path(cfg.filename).name, tuple(scale), max(min_sides, default=MIN_INPUT_SIDE), tiling and tiling.tile
+    )
 
 
 def dataset_configs(cfg: Config) -> dict[str, dict]:

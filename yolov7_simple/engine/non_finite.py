@@ -151,14 +151,19 @@ class NonFiniteLossHook(CheckInvalidLossHook):
     def _files(runner: Runner, data_batch: dict) -> list[str]:
         """Paths of the images in a batch; for a mosaic, its random choices are repeated to find them."""
         images = [
-            (sample.metainfo.get('img_path', 'unknown'), sample.metainfo.get('repeat', 0))
+            (
+                sample.metainfo.get('img_path', 'unknown'),
+                sample.metainfo.get('repeat', 0),
+                sample.metainfo.get('sample_index'),
+            )
             for sample in walk_samples(data_batch['data_samples'])
         ]
-        files = [[path] for path, _ in images]
+        files = [[path] for path, *_ in images]
         for dataset in walk_datasets(runner.train_dataloader.dataset):
             if isinstance(dataset, SeededMixDataset):
                 index_of = {dataset.dataset.get_data_info(i)['img_path']: i for i in range(len(dataset))}
-                for i, (path, repeat) in enumerate(images):
+                for i, (path, repeat, index) in enumerate(images):
                     if path in index_of:  # and not of another dataset that is concatenated
-                        files[i] = dataset.sources(RepeatedIndex.number(index_of[path], repeat))
+                        index = index_of[path] if index is None else index
+                        files[i] = dataset.sources(RepeatedIndex.number(index, repeat))
         return sorted({path for sources in files for path in sources})

@@ -161,7 +161,7 @@ def _may_add_keys(hook: Hook) -> bool:
 
 def _known_keys(metric: BaseMetric) -> list[str] | None:
     """All keys that a metric gives, without those of single classes; None if they are not known."""
-    if type(metric) not in (CocoMetric, METRICS.get('ExactFasterCocoMetric')):
+    if type(metric) not in (CocoMetric, *map(METRICS.get, ('ExactFasterCocoMetric', 'WholePictureCocoMetric'))):
         return None
     if not {*metric.metrics} <= {'bbox', 'segm'}:
         return None

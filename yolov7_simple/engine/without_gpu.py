@@ -11,7 +11,9 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 from mmdet.registry import MODEL_WRAPPERS
+from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.dist import init_dist
 from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -60,7 +62,7 @@ def join_processes_without_gpu(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument('--launcher', default='none')
     launcher = parser.parse_known_args(arguments)[0].launcher
-    if launcher == 'none' or has_mixed_precision():
+    if launcher == 'none' or has_mixed_precision() or dist.is_initialized():
         return
     if launcher == 'slurm' and 'SLURM_PROCID' in os.environ:
         use_slurms_numbers()
@@ -68,6 +70,18 @@ def join_processes_without_gpu(arguments: Sequence[str]) -> None:
         # The processes share the cores; torchrun's default is one thread each.
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks_of_this_machine()))
         dist.init_process_group('gloo')
+
+
+def join_processes(launcher: str, cfg: Config) -> None:
+    """Start torch.distributed as the runner of a config would, for what the ranks agree on before there is one.
+
+    Args:
+        launcher: As of mmdet's tools.
+        cfg: Its ``env_cfg`` counts.
+    """
+    join_processes_without_gpu(['--launcher', launcher])
+    if launcher != 'none' and has_mixed_precision() and not dist.is_initialized():
+        init_dist(launcher, **(cfg.get('env_cfg') or {}).get('dist_cfg', {}))
 
 
 def ranks_of_this_machine() -> int:

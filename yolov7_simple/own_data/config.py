@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mmdet.registry import TRANSFORMS
 from mmengine.config import Config
+from numpy.typing import NDArray
 
 from ..apis.inference import load_config
 from ..datasets.image_cache import CachePlan
+from ..engine.without_gpu import join_processes
 from ..runtime.errors import InputError
 from ..runtime.files import make_folder, replacing
 from ..utils.configs import innermost_dataset, type_name
 from ..utils.shared_files import free_bytes
+from .batch_size import AUTO, BATCH_SIZE
+from .box_sizes import read_box_sizes
 from .finetune import EPOCHS_SHARE, LEARNING_RATE_SHARE, use_pretrained
 from .folder import OwnData, read_own_data
+from .image_size import all_sizes, training_size
+from .kept_plan import KeptPlan
+from .plan import AUGMENTATION, RATE_FACTOR, default_epochs, make_schedule, named
+from .schedule import apply_schedule, count_steps, read_limits
+from .schedule import set_schedule as set_schedule  # where it was before
+from .settings import AS_BEFORE, fit_batch, fit_size, fit_time, plan_lines
+from .tiles import Tiles, set_tiles
+from .wall_time import WallTime
 
-# A small set is seen more often. Enough steps to learn something, and no fewer epochs than a fine-tuning needs.
-MIN_STEPS = 5000
-MIN_EPOCHS = 50
-MIN_WARMUP_STEPS = 100
-MAX_WARMUP_SHARE = 0.1
-LAST_STAGE_SHARE = 0.3
 CACHE_SHARE = 0.25  # of the memory that is free
 
 
@@ -37,6 +42,10 @@ def own_config(
     epochs: int | None = None,
     pretrained: str | None = None,
     options: Mapping[str, Any] | None = None,
+    tile: int | Literal['auto'] | None = None,
+    wall_time: WallTime | None = None,
+    resumed: Path | None = None,
+    launcher: str = 'none',
 ) -> tuple[Path, OwnData, str]:
     """Write a config for one's own data.
 
@@ -47,37 +56,83 @@ def own_config(
         epochs: Length of the training; None: from the size of the set, and shorter with ``pretrained``.
         pretrained: Weights to start from, as :func:`use_pretrained` takes them; None: what the config says.
         options: Dotted key -> value of the config, which the plan counts with, and which win over it.
+        tile: Side of windows in which large pictures are seen, as :func:`plan_tiles` takes it.
+        wall_time: The time that the training may take, in the place of ``epochs``.
+        resumed: Work dir of the run that goes on, by the plan of its first start; None: a new one.
+        launcher: What started this process and others, with which it must agree on what is measured.
 
     Returns:
-        Path of the config, the data, and the schedule in words.
+        Path of the config, the data, and the plan in lines.
 
     Raises:
-        InputError: Config or data cannot be used.
+        InputError: Config or data cannot be used, or the time is too short.
         CheckpointError: The config, or the weights, cannot be loaded.
         OptionError: An option that nothing would read.
     """
     options = dict(options or {})
     out_dir = Path(work_dir) / 'own_data'
+    kept = KeptPlan.of_first_start(resumed, wall_time) if resumed else None
+    batch_size = options.get(BATCH_SIZE)
+    if batch_size == AUTO:
+        del options[BATCH_SIZE]
     cfg = load_config(config, options)
-    if epochs is None:
-        epochs = options.get('train_cfg.max_epochs')
+    limits = read_limits(cfg)
+    has_size = bool(options) and all_sizes(cfg) != all_sizes(load_config(config))  # of the user's
+    epochs = epochs or options.get('train_cfg.max_epochs')
     data = read_own_data(folder, out_dir)
+    ann_file = data.splits['train'].ann_file
+    boxes = read_box_sizes(ann_file)
     set_data(cfg, data)
-    set_cache(cfg, data.splits['train'].ann_file)
-    num_images = data.splits['train'].num_images
-    schedule = set_schedule(cfg, num_images, epochs)
+    why, tiles = fit_size(cfg, boxes, ann_file, tile, kept, has_size)
+    num_samples = tiles.num_samples if tiles else len(boxes.images)
+    set_augmentation(cfg)
+    set_cache(cfg, boxes.images, tiles)
+    join_processes(launcher, cfg)
+    why['batch'] = fit_batch(cfg, batch_size, boxes, kept)
+    steps = count_steps(cfg, num_samples)
+    why['length'] = 'as asked for'
+    if epochs is None:
+        epochs, why['length'] = default_epochs(steps, limits), f'for {num_samples} {"windows" if tiles else "images"}'
+        if pretrained is not None:
+            epochs, why['length'] = math.ceil(EPOCHS_SHARE * epochs), f'{why["length"]} and trained weights'
+        if kept and kept.epochs:
+            epochs, why['length'] = kept.epochs, AS_BEFORE + (f', for --time {kept.time}' if kept.time else '')
     make_folder(out_dir)
+    cfg.optim_wrapper.optimizer.lr *= RATE_FACTOR
     if pretrained is not None:
-        if epochs is None:
-            schedule = set_schedule(cfg, num_images, math.ceil(EPOCHS_SHARE * cfg.train_cfg.max_epochs))
         lr_share = 1.0 if 'optim_wrapper.optimizer.lr' in options else LEARNING_RATE_SHARE
-        schedule += f'; {use_pretrained(cfg, pretrained, data.classes, out_dir / "pretrained.pth", lr_share)}'
-    cfg.merge_from_dict(options)
+        why['start'] = use_pretrained(cfg, pretrained, data.classes, out_dir / 'pretrained.pth', lr_share)
+    elif resumed:
+        why['start'] = 'where the run was stopped'
+
+    def finish(cfg: Config) -> None:
+        cfg.merge_from_dict(options)
+        if tiles:
+            set_tiles(cfg, tiles)
+
+    if wall_time and not kept:
+        before = training_size(cfg)
+        plan = fit_time(cfg, wall_time, finish, steps, limits, has_size or tiles is not None)
+        schedule, why['length'] = plan.schedule, f'for --time {wall_time.text}: {plan}'
+        if plan.size != before:
+            why['size'] = f'and not {named(before)}, at which --time {wall_time.text} is too short'
+    else:
+        schedule = make_schedule(steps, epochs, limits, kept.every if kept and kept.every else 1)
+    apply_schedule(cfg, schedule)
+    finish(cfg)
+    KeptPlan(
+        cfg.train_cfg.max_epochs,
+        training_size(cfg),
+        cfg.train_dataloader.batch_size,
+        tiles.side if tiles else 0,
+        schedule.every,
+        kept.time if kept else wall_time and wall_time.text,
+    ).write(out_dir)
     # mmengine names the config that it saves in the work dir after this one.
     path = out_dir / f'{Path(work_dir).resolve().name}.py'
     with replacing(path) as temporary:
         cfg.dump(temporary)
-    return path, data, schedule
+    return path, data, '\n'.join(plan_lines(cfg, boxes, steps, why))
 
 
 def set_data(cfg: Config, data: OwnData) -> None:
@@ -107,61 +162,27 @@ def set_data(cfg: Config, data: OwnData) -> None:
             cfg[f'{stage}_evaluator'].update(ann_file=str(split.ann_file), classwise=True)
 
 
-def set_cache(cfg: Config, ann_file: Path) -> None:
-    """Keep decoded images in memory where the set takes at most :data:`CACHE_SHARE` of what is free."""
+def set_augmentation(cfg: Config) -> None:
+    """Set the options of the recipe's mosaic."""
+    for step in cfg.train_dataloader.dataset.get('pipeline') or ():
+        if type_name(step) == 'MosaicAffineMixUp':
+            step.update(AUGMENTATION)
+
+
+def set_cache(cfg: Config, sizes: NDArray, tiles: Tiles | None = None) -> None:
+    """Keep decoded images, of these widths and heights (N, 2), in memory.
+
+    Only where the set takes at most :data:`CACHE_SHARE` of what is free.
+    """
     dataset = cfg.train_dataloader.dataset
     mosaics = [step for step in dataset.get('pipeline', ()) if type_name(step) == 'MosaicAffineMixUp']
     is_fit = type_name(dataset) == 'SeededMixDataset' and len(mosaics) == 1 and 'cache_images' not in dataset
     if not is_fit or not hasattr(os, 'memfd_create'):
         return
-    sizes = [(image['width'], image['height']) for image in json.loads(ann_file.read_text())['images']]
     mosaic = TRANSFORMS.build(mosaics[0])
-    plan = CachePlan(list(map(str, range(len(sizes)))), sizes, mosaic.img_scale, mosaic.enlargement)
+    sizes = [(int(width), int(height)) for width, height in sizes]
+    views = tiles.views if tiles else None
+    plan = CachePlan(list(map(str, range(len(sizes)))), sizes, mosaic.img_scale, mosaic.enlargement, views)
     plan.lay_out(shrink=True)
     if plan.num_bytes(len(sizes)) <= CACHE_SHARE * free_bytes(None):
         dataset.cache_images = 'ram'
-
-
-def set_schedule(cfg: Config, num_images: int, epochs: int | None) -> str:
-    """Fit learning rate and schedule to the batch and the size of the set.
-
-    Args:
-        cfg: A config whose schedule is a warm-up and a cosine, counted in epochs.
-        num_images: Images to train on.
-        epochs: Length of the training; None: enough for :data:`MIN_STEPS` steps and :data:`MIN_EPOCHS`, but no more
-            than the config has.
-
-    Returns:
-        The schedule in words.
-
-    Raises:
-        InputError: The config's schedule is of another kind.
-    """
-    schedulers = cfg.get('param_scheduler', [])
-    kinds = [type_name(one) for one in schedulers]
-    if kinds not in (['LinearLR', 'CosineToEndLR'], ['LinearLR', 'CosineAnnealingLR']):
-        raise InputError(f'{cfg.filename}: --data needs a param_scheduler of LinearLR and CosineToEndLR')
-    world_size = int(os.environ.get('WORLD_SIZE') or os.environ.get('SLURM_NTASKS') or 1)
-    steps = math.ceil(num_images / (cfg.train_dataloader.batch_size * world_size))
-    max_epochs = cfg.train_cfg.max_epochs
-    if epochs is None:
-        epochs = min(max_epochs, max(MIN_EPOCHS, math.ceil(MIN_STEPS / steps)))
-    warmup = max(1, min(math.ceil(MIN_WARMUP_STEPS / steps), int(MAX_WARMUP_SHARE * epochs)))
-    hooks = [hook for hook in cfg.get('custom_hooks', []) if type_name(hook) == 'LastStageHook']
-    last = min([round(LAST_STAGE_SHARE * epochs), *(hook['num_last_epochs'] for hook in hooks)])
-
-    schedulers[0].update(begin=0, end=warmup)
-    # Never of length 0, also where there is but one epoch.
-    schedulers[1].update(begin=warmup, end=max(epochs, warmup + 1), T_max=max(epochs - warmup, 1))
-    for hook in hooks:
-        hook['num_last_epochs'] = last
-    interval = max(1, min(cfg.train_cfg.get('val_interval', 1), epochs // 20))
-    cfg.train_cfg.update(max_epochs=epochs, val_interval=interval, dynamic_intervals=[(epochs - last, 1)])
-    # Twice an epoch, or more often.
-    cfg.default_hooks.logger.interval = min(cfg.default_hooks.logger.get('interval', 10), max(1, steps // 2))
-    cfg.auto_scale_lr.enable = True  # from the real batch, of all GPUs and all that is accumulated
-    counts = cfg.optim_wrapper.get('accumulative_counts', 1)
-    return (
-        f'{epochs} epochs of {steps} steps, {warmup} of them warm-up, the last {last} without mosaic; '
-        'learning rate for the batch' + (f', {counts} of them accumulated' if counts > 1 else '')
-    )

@@ -24,6 +24,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from ..apis.inference import class_names, quiet
+from ..evaluation import WholePictureCocoMetric
 from ..runtime.errors import InputError
 from ..utils.configs import type_name
 
@@ -93,7 +94,8 @@ def evaluate(model: nn.Module, cfg: Config, on_images: Callable[[int, int], None
     metric.cat_ids = coco.get_cat_ids(cat_names=classes)
     with tempfile.TemporaryDirectory() as folder, quiet():
         boxes = load(metric.results2json(found, f'{folder}/found')['bbox'])
-        evaluated = COCOeval(coco, coco.loadRes(boxes), 'bbox')
+        count_all = isinstance(metric, WholePictureCocoMetric)
+        evaluated = (metric.evaluator if count_all else COCOeval)(coco, coco.loadRes(boxes), 'bbox')
         evaluated.params.catIds = metric.cat_ids
         evaluated.params.maxDets = metric.proposal_nums
         evaluated.evaluate()

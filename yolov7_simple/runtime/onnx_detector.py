@@ -18,9 +18,10 @@ from .engines import load_engine
 from .errors import InputError
 from .images import check_pixels
 from .numpy_nms import numpy_nms
+from .tiles import Tiling, detect_in_views, fit_view
 
 PRODUCER = 'yolov7_simple'
-METADATA_VERSION = 1  # of the metadata; a file without one is of before
+METADATA_VERSION = 2  # of the metadata that are read here; a file without one is of before, and one of 2 has tiles
 KEYS = (
     'outputs',
     'classes',
@@ -61,6 +62,7 @@ class OnnxDetector:
         iou_threshold (float): Largest IoU of two detections of a class.
         agnostic_nms (bool): Whether it is that of any two detections.
         max_per_img (int): Most detections of an image; below 1: no limit.
+        tiling (Tiling | None): How large pictures are looked at in windows, if the model was trained so.
 
     Raises:
         InputError: The file is not there, or was not written by that tool or by a later version of it, or
@@ -101,6 +103,8 @@ class OnnxDetector:
             self.agnostic_nms = agnostic_nms or json.loads(metadata.get('class_agnostic', 'false'))
             self.max_per_img = int(json.loads(metadata.get('max_per_img', '-1')))
             self.has_nms = values['outputs'] == 'detections'
+            tile = json.loads(metadata.get('tile', 'null'))
+            self.tiling = tile and Tiling(tile['side'], tile['overlap'], values['resize']['long'])
         except InputError:
             raise
         except (ValueError, KeyError, TypeError) as error:
@@ -135,6 +139,8 @@ class OnnxDetector:
         resized = [self._resize(image) for image in images]
         if self.input_size is None:
             height, width = np.max([image.shape[:2] for image in resized], 0)
+            if self.tiling:
+                height = width = self.tiling.scale  # all inputs are of one size, whatever is in the batch
             divisor = self.pad_size_divisor
             height, width = -(-height // divisor) * divisor, -(-width // divisor) * divisor
         else:
@@ -156,6 +162,8 @@ class OnnxDetector:
         factor = min(self.resize[0] / max(height, width), self.resize[1] / min(height, width))
         if self.input_size is not None:
             factor = min(factor, self.input_size[0] / height, self.input_size[1] / width)
+        if self.tiling:
+            return fit_view(image, factor)
         size = (max(int(width * factor + 0.5), 1), max(int(height * factor + 0.5), 1))
         return image if size == (width, height) else cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
 
@@ -173,8 +181,13 @@ class OnnxDetector:
         """
         self.check_nms()
         images = check_pixels(images)
-        if not images:
-            return []
+        if self.tiling:
+            options = (self.iou_threshold, self.agnostic_nms, self.max_per_img)
+            return [Detections(*detect_in_views(image, self.tiling, self._detect, *options)) for image in images]
+        return self._detect(images) if images else []
+
+    def _detect(self, images: Sequence[NDArray[np.uint8]]) -> list[Detections]:
+        """Detect in images, each seen as a whole."""
         batch, factors = self.preprocess(images)
         dets, labels = self.engine.run(batch, ('dets', 'labels'))
         results = []

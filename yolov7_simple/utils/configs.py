@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..runtime.tiles import Tiling
+
 
 def config_path(name: str) -> str:
     """Find a config that comes with this package, for ``_base_ = __import__('yolov7_simple').config_path(...)``.
@@ -55,3 +57,11 @@ def innermost_dataset(dataset: Mapping[str, Any]) -> Mapping[str, Any]:
     while 'dataset' in dataset:
         dataset = dataset['dataset']
     return dataset
+
+
+def tiling_of(cfg: Mapping[str, Any]) -> Tiling | None:
+    """How the detector of a config looks at large pictures in windows; None if it does not."""
+    model = cfg.get('model') or {}
+    if type_name(model) != 'TiledDetector':
+        return None
+    return Tiling(model['tile'], model.get('overlap', 0.2), model['scale'])
