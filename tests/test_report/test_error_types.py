@@ -284,7 +284,7 @@ def test_advice_is_tried_on_the_detections(tmp_path):
     double = make_image([(*box_in((0, 0)), 0)], [(*box_in((0, 0)), 0, 0.9), (*box_in((0, 0), 8), 0, 0.8)])  # IoU 0.67
     words = advice_on(ErrorType.DUPLICATE, [double])
     assert 'which is 0.7: with 0.65' in words and '1 of 1 go' in words
-    assert 'does not help' in advice_on(ErrorType.DUPLICATE, [double], iou_threshold=0.45)
+    assert 'No lower threshold' in advice_on(ErrorType.DUPLICATE, [double], iou_threshold=0.45)
 
     missed = make_image([(0, 0, 10, 10, 0), (*box_in((1, 1)), 1), (*box_in((1, 0)), 1)], [(*box_in((1, 1)), 1, 0.2)])
     words = advice_on(ErrorType.MISSED, [missed])
@@ -296,6 +296,20 @@ def test_advice_is_tried_on_the_detections(tmp_path):
     assert '--score-thr 0.90 of tools/detect.py, at which F1 is highest, 1 of 1 go, and 0 right' in advice_on(
         ErrorType.BACKGROUND, [nothing]
     )
+
+
+def test_nms_of_others_is_left_alone():
+    """Without a threshold that is known, nothing is tried; what is not in the config is not told."""
+    for test_cfg in ({'rcnn': {'nms': {'type': 'nms'}}}, {'nms': {'type': 'soft_nms', 'sigma': 0.5}}):
+        cfg = Config({'model': {'test_cfg': test_cfg}, 'test_dataloader': {'dataset': {}}})
+        settings = Settings.from_cfg(cfg)
+        assert settings == (None, None, None) and settings.longer == 'train longer (--epochs)'
+        images = [make_image([(*box_in((0, 0)), 0)], [(*box_in((0, 0)), 0, 0.9), (*box_in((0, 0), 8), 0, 0.8)])]
+        losses = find_losses(images, 0.3, len(CARDS))
+        for one in ErrorType:
+            assert 'iou_threshold' not in advise(one, losses, evaluated_on(images), settings)
+    ours = Config({'model': {'bbox_head': {'type': 'YOLOv7SimpleHead'}}, 'test_dataloader': {'dataset': {}}})
+    assert Settings.from_cfg(ours).options.iou_threshold == 0.7
 
 
 def test_options_that_advice_names_exist():

@@ -44,9 +44,12 @@ TYPE_MEANINGS = {
 
 
 class Settings(NamedTuple):
-    """What advice needs to know of a config: NMS, epochs of the training, and the size that images are resized to."""
+    """What advice needs to know of a config: NMS, epochs of the training, and the size that images are resized to.
 
-    options: TestOptions
+    ``options`` is None if the NMS is not known, or more than a threshold.
+    """
+
+    options: TestOptions | None
     epochs: int | None
     scale: tuple[int, int] | None
 
@@ -55,8 +58,11 @@ class Settings(NamedTuple):
         """Read a config; what it does not say is None."""
         pipeline = innermost_dataset(cfg.test_dataloader.dataset).get('pipeline', ())
         scale = next((one.get('scale') for one in pipeline if type_name(one) == 'Resize'), None)
+        test_cfg = cfg.model.get('test_cfg') or {}
+        is_known = 'nms' in test_cfg or type_name(cfg.model.get('bbox_head') or {}) == 'YOLOv7SimpleHead'
+        options = TestOptions.from_cfg(test_cfg) if is_known else None
         return cls(
-            TestOptions.from_cfg(cfg.model.get('test_cfg') or {}),
+            options if options is not None and options.is_plain_nms else None,
             (cfg.get('train_cfg') or {}).get('max_epochs'),
             tuple(scale) if isinstance(scale, (tuple, list)) else None,
         )
@@ -96,7 +102,7 @@ def advise_on_classes(losses: Losses, evaluated: Evaluated, settings: Settings) 
     second = int(losses.shown.found[losses.shown.targets[wrong]].sum())
     words = f'{second} of {wrong.sum()} are a second name of an object whose right box was found. ' if second else ''
     options = settings.options
-    if options.is_plain_nms and not options.class_agnostic:
+    if options is not None and not options.class_agnostic:
         tried = try_nms(losses, evaluated, ErrorType.CLASSIFICATION, [options.iou_threshold], True)
         if tried is not None:
             words += (
@@ -132,11 +138,12 @@ def advise_on_both(losses: Losses, evaluated: Evaluated, settings: Settings) -> 
 
 def advise_on_duplicates(losses: Losses, evaluated: Evaluated, settings: Settings) -> str:
     """Second boxes: a lower threshold of NMS."""
-    options = settings.options
-    lower = [one for one in IOU_THRESHOLDS if one < options.iou_threshold] if options.is_plain_nms else []
-    tried = try_nms(losses, evaluated, ErrorType.DUPLICATE, lower, options.class_agnostic)
+    options, tried = settings.options, None
+    if options is not None:
+        lower = [one for one in IOU_THRESHOLDS if one < options.iou_threshold]
+        tried = try_nms(losses, evaluated, ErrorType.DUPLICATE, lower, options.class_agnostic)
     if tried is None:
-        return f'Another threshold of NMS does not help: {settings.longer}, so that one box of an object stands out.'
+        return f'No lower threshold of NMS helps: {settings.longer}, so that one box of an object stands out.'
     return (
         f'Lower the threshold of NMS, which is {options.iou_threshold:g}: with {tried.iou_threshold:g} '
         f'(model.test_cfg.nms.iou_threshold in the config, or --iou-thr of tools/export_onnx.py) {tried.words}.'
@@ -205,19 +212,22 @@ def try_nms(
     losses: Losses, evaluated: Evaluated, type_: ErrorType, iou_thresholds: Sequence[float], class_agnostic: bool
 ) -> Tried | None:
     """Try NMS on the detections that are left; the one with the highest F1 of what is seen, None if none raises it."""
-    best, highest = None, f1_of(losses.shown)
     now, right = losses.shown.counts()[type_], (losses.shown.types == CORRECT).sum()
+    best, highest = None, f1_of(losses.shown)
     for iou_threshold in iou_thresholds:
-        images = [suppress_again(image, iou_threshold, class_agnostic) for image in evaluated.images]
-        shown = find_errors([above(image, losses.score_thr) for image in images])
+        # What has a lower score suppresses nothing of this.
+        shown = (above(image, losses.score_thr) for image in evaluated.images)
+        shown = find_errors([suppress_again(image, iou_threshold, class_agnostic) for image in shown])
         if f1_of(shown) > highest and shown.counts()[type_] < now:
-            highest = f1_of(shown)
-            lost = right - (shown.types == CORRECT).sum()
-            gone = f'{now - shown.counts()[type_]} of {now} go'
-            gone += f', and {lost} of {right} right ones' if lost else ''
-            ap50 = mean_ap50(*mend(find_errors(images), None, len(evaluated.classes)))
-            best = Tried(iou_threshold, f'{gone} (AP50, which counts low scores too, {losses.ap50:.3f} -> {ap50:.3f})')
-    return best
+            best, highest = (iou_threshold, shown), f1_of(shown)
+    if best is None:
+        return None
+    iou_threshold, shown = best
+    errors = find_errors([suppress_again(image, iou_threshold, class_agnostic) for image in evaluated.images])
+    ap50 = mean_ap50(*mend(errors, None, len(evaluated.classes)))
+    lost = right - (shown.types == CORRECT).sum()
+    words = f'{now - shown.counts()[type_]} of {now} go' + (f', and {lost} of {right} right ones' if lost else '')
+    return Tried(iou_threshold, f'{words} (AP50, which counts low scores too, {losses.ap50:.3f} -> {ap50:.3f})')
 
 
 def suppress_again(image: EvaluatedImage, iou_threshold: float, class_agnostic: bool) -> EvaluatedImage:

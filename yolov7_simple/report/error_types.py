@@ -192,7 +192,8 @@ def mend(errors: Errors, type_: ErrorType | None, num_classes: int) -> tuple[NDA
 
     As TIDE has it: of the detections of another class, or that fit badly, the best of each box that is not found
     becomes right, and the rest is taken out, like those of the other types. Boxes that are missed are taken out of the
-    truth, as the score that a detection of them would have is unknown.
+    truth, as the score that a detection of them would have is unknown. (In tidecv only the better of a box's errors of
+    both types becomes right, so both gains are a little smaller there.)
 
     Returns:
         Scores, labels and whether they are right of the N' detections that are left, and the boxes of each class, (C,).
