@@ -17,6 +17,8 @@ import installed  # noqa: F401
 from rich.progress import Progress
 
 from yolov7_simple.apis.inference import load_config, load_inferencer
+from yolov7_simple.report.advice import summarize
+from yolov7_simple.report.error_types import find_losses
 from yolov7_simple.report.matching import evaluate
 from yolov7_simple.report.report import run_page, schedule_page
 from yolov7_simple.report.runs import read_run
@@ -54,7 +56,9 @@ def main() -> None:
         with Progress() as progress:
             task = progress.add_task('Evaluating the test split')
             evaluated = evaluate(model, cfg, lambda done, total: progress.update(task, completed=done, total=total))
-        page = run_page(run, cfg, model, evaluated, args.score_thr)
+        losses = find_losses(evaluated.images, args.score_thr, len(evaluated.classes))
+        page = run_page(run, cfg, model, evaluated, losses)
+        print(summarize(losses))
     with replacing(out) as temporary:
         temporary.write_text(page.render(), encoding='utf-8')
     print(f'{out}: {out.stat().st_size / 1e6:.1f} MB')

@@ -17,6 +17,7 @@ from yolov7_simple.report.matching import (
     EvaluatedImage,
     count_confusions,
     f1_score,
+    labels_of_boxes,
     match,
     missed_boxes,
 )
@@ -47,7 +48,11 @@ def test_each_detection_is_matched_to_one_box_at_the_most():
     assert matched.tolist() == [0, NOTHING, 1, NOTHING, CROWD]
     assert missed_boxes(image, matched).tolist() == [2]
     counts = count_confusions([image], [matched], 2)
-    assert counts.tolist() == [[1, 0, 0], [1, 0, 1], [1, 1, 0]]
+    assert counts.matched.tolist() == [[1, 0, 0], [1, 0, 1], [1, 1, 0]]
+    assert counts.taken.tolist() == [[1, 0], [0, 0]] and not counts.loose.any()
+    assert labels_of_boxes(image, matched).tolist() == [0, 0, 1, NOTHING, CROWD]
+    # Below the rows of the classes: duplicates, loose boxes, nothing there.
+    assert counts.table.tolist() == [[1, 0, 0], [1, 0, 1], [1, 0, 0], [0, 0, 0], [0, 1, 0]]
     assert f1_score(image, matched) == pytest.approx(2 / (4 + 3))
     # A detection of the box's own class comes before a better one of another class.
     both = image._replace(
@@ -135,13 +140,14 @@ def test_the_page_opens_without_a_network(work_dir, tmp_path):
         images = browser.execute_script(
             'return [...document.images].map(one => [one.alt, one.naturalWidth, one.getBoundingClientRect().right])'
         )
-        # Losses, rate, mAP, AP; schedule; precision and recall; confusions; worst; feature maps and activations.
-        assert len(images) > 8 + 2 * 2 + 2 * 3
+        # Losses, rate, mAP, AP; schedule; precision and recall; errors; confusions; worst; feature maps and
+        # activations.
+        assert len(images) > 8 + 3 + 2 * 2 + 2 * 3
         assert all(words and width > 0 and right <= PHONE for words, width, right in images)
         assert browser.execute_script('return document.documentElement.scrollWidth') <= PHONE
         assert [one.text for one in browser.find_elements(By.TAG_NAME, 'h2')] == [
-            'Numbers', 'Curves', 'Schedule', 'Precision and recall', 'Confusion matrix', 'Worst images',
-            'What the model sees',
+            'Numbers', 'Curves', 'Schedule', 'Precision and recall', 'What costs AP50', 'Confusion matrix',
+            'Worst images', 'What the model sees',
         ]  # fmt: skip
         for link in browser.find_elements(By.CSS_SELECTOR, 'nav a'):
             assert browser.find_elements(By.ID, link.get_attribute('href').split('#')[1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -14,7 +14,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from ..apis.inference import quiet
-from .matching import Evaluated
+from .error_types import ErrorType, Losses
+from .matching import OTHER_TRUTH, Confusions, Evaluated
 from .runs import Schedule, metric_key
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
@@ -157,32 +158,59 @@ def draw_precision_recall(evaluated: Evaluated, points: NDArray) -> dict[str, by
     return pictures
 
 
-def draw_confusions(matrix: NDArray, classes: Sequence[str]) -> dict[str, bytes]:
-    """Draw the confusion matrix, coloured by the share of each row.
+def draw_losses(losses: Losses, names: Mapping[ErrorType, str]) -> dict[str, bytes]:
+    """Draw what each type of error costs, and how often it occurs.
 
     Args:
-        matrix: Counts of :func:`.matching.count_confusions`, (C + 1, C + 1).
+        losses: What was found.
+        names: Names of the types, in the order from top to bottom.
+    """
+    pictures: dict[str, bytes] = {}
+    counts = losses.shown.counts()
+    order = list(names)[::-1]
+    for title, xlabel, values, text in (
+        ('AP50 that mending would add', 'AP50', losses.gains, '{:.3f}'),
+        (f'Errors at a score of {losses.score_thr:g} or more', 'count', counts, '{:d}'),
+    ):
+        with chart(title, xlabel, '', pictures, (5.2, 2.7)) as axes:
+            bars = axes.barh([names[one] for one in order], [values[one] for one in order], height=0.7)
+            for bar, one in zip(bars, order):
+                bar.set_color(COLORS[one])
+            axes.bar_label(bars, [text.format(values[one]) for one in order], padding=3, fontsize=9)
+            axes.set_xlim(0, max(*values, 0.01) * 1.15)
+            axes.grid(False, axis='y')
+            axes.tick_params(axis='y', length=0)
+            if title.startswith('Errors'):
+                axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    return pictures
+
+
+def draw_confusions(confusions: Confusions, classes: Sequence[str]) -> dict[str, bytes]:
+    """Draw the confusion matrix, coloured by the share of the boxes of each class.
+
+    Args:
+        confusions: What was counted.
         classes: Names of the classes.
     """
     pictures: dict[str, bytes] = {}
-    count = len(matrix)
-    share = matrix / matrix.sum(1, keepdims=True).clip(1)
-    is_small = count <= MAX_CELLS
-    side = float(np.clip(0.62 * count, 3.2, 9.5)) if is_small else min(16, 0.17 * count)
-    with chart('Confusion matrix', 'detected as', 'truth', pictures, (side + 1.3, side + 0.9)) as axes:
+    matrix, share = confusions.table, confusions.shares
+    rows, columns = matrix.shape
+    is_small = columns <= MAX_CELLS
+    side = float(np.clip(0.62 * columns, 3.2, 9.5)) if is_small else min(16, 0.17 * columns)
+    with chart('Confusion matrix', 'detected as', 'truth', pictures, (side + 1.3, side + 1.2)) as axes:
         axes.imshow(share, cmap='Blues', vmin=0, vmax=1)
         axes.grid(False)
         axes.spines[:].set_visible(False)
         size = 9 if is_small else 5
-        axes.set_xticks(
-            range(count), [*map(shorten_name, classes), 'missed'], rotation=90 if count > 6 else 0, fontsize=size
-        )
-        axes.set_yticks(range(count), [*map(shorten_name, classes), 'nothing there'], fontsize=size)
+        names = [*map(shorten_name, classes)]
+        axes.set_xticks(range(columns), [*names, 'missed'], rotation=90 if columns > 6 else 0, fontsize=size)
+        axes.set_yticks(range(rows), [*names, *OTHER_TRUTH], fontsize=size)
         axes.tick_params(length=0)
         for row, column in np.ndindex(*matrix.shape) if is_small else ():
-            if row == column == count - 1:
+            if row >= len(classes) and column == len(classes):
                 continue
             ink = 'white' if share[row, column] > 0.55 else 'black'
-            text = f'{matrix[row, column]}' + (f'\n{share[row, column]:.0%}' if row < count - 1 and count <= 12 else '')
+            has_share = row < len(classes) and columns <= 12
+            text = f'{matrix[row, column]}' + (f'\n{share[row, column]:.0%}' if has_share else '')
             axes.text(column, row, text, ha='center', va='center', color=ink, fontsize=size)
     return pictures

@@ -20,7 +20,7 @@ from ..models.head import YOLOv7SimpleHead
 from ..runtime.drawing import draw_detections
 from ..runtime.images import read_image
 from ..runtime.tiles import fit_view
-from .matching import NOTHING, EvaluatedImage, missed_boxes
+from .matching import CROWD, LOOSE, NOTHING, EvaluatedImage, labels_of_boxes, missed_boxes
 
 MAX_SIDE = 960  # pixels of the drawn pictures
 RIGHT, MISSED, WRONG, CONFUSED = (255, 255, 255), (0, 200, 255), (60, 60, 255), (255, 120, 200)  # BGR
@@ -35,8 +35,8 @@ def draw_mistakes(image: EvaluatedImage, matched: NDArray, classes: Sequence[str
         classes: Names of the classes.
 
     Returns:
-        Two BGR images: the truth, with missed boxes in yellow, and the detections, with those where nothing is in red
-        and those of the wrong class in violet.
+        Two BGR images: the truth, with missed boxes in yellow, and the detections, with those where nothing is, loose
+        ones and duplicates in red, and those of the wrong class in violet, also beside the right one.
     """
     pixels = read_image(image.path, None)
     scale = min(1.0, MAX_SIDE / max(pixels.shape[:2]))
@@ -53,18 +53,22 @@ def draw_mistakes(image: EvaluatedImage, matched: NDArray, classes: Sequence[str
         [f'missed {name}' for name in classes],
         [MISSED] * len(classes),
     )
-    nothing = matched == NOTHING
-    right = ~nothing
-    right[matched >= 0] = image.gt_labels[matched[matched >= 0]] == labels[matched >= 0]
-    wrong = ~right
-    names = [f'{name}?' for name in classes] + [
-        f'{classes[image.gt_labels[i]]} as {classes[label]}' for i, label in zip(matched[wrong], labels[wrong])
-    ]
-    # Labels of this picture: first one for each class where nothing is, then one for each confusion.
-    kinds = np.where(nothing[wrong], labels[wrong], len(classes) + np.arange(wrong.sum()))
-    colors = [WRONG] * len(classes) + [CONFUSED] * int(wrong.sum())
+    on = labels_of_boxes(image, matched)
+    right = (matched == CROWD) | ((matched >= 0) & (on == labels))
+    wrong = np.flatnonzero(~right)
+    names, colors = [], []
+    for said, there in zip(labels[wrong], on[wrong]):
+        name = classes[said]
+        is_confused = there >= 0 and there != said
+        names.append(
+            {NOTHING: f'{name}?', LOOSE: f'{name}, loose', said: f'{name} twice'}[there]
+            if not is_confused
+            else f'{classes[there]} as {name}'
+        )
+        colors.append(CONFUSED if is_confused else WRONG)
     plain = draw_plain(pixels, boxes[right])
-    return truth, draw_detections(plain, boxes[wrong], image.scores[: len(matched)][wrong], kinds, names, colors)
+    scores = image.scores[: len(matched)][wrong]
+    return truth, draw_detections(plain, boxes[wrong], scores, np.arange(len(wrong)), names, colors)
 
 
 def draw_plain(image: NDArray[np.uint8], boxes: NDArray) -> NDArray[np.uint8]:

@@ -29,7 +29,9 @@ from ..runtime.errors import InputError
 from ..utils.configs import type_name
 
 IOU_THR = 0.5  # a detection matches a box from here on; COCO's AP uses ten thresholds
-NOTHING, CROWD = -1, -2
+BACKGROUND_THR = 0.1  # below this IoU with every box, there is nothing where a detection is
+NOTHING, CROWD, LOOSE = -1, -2, -3
+OTHER_TRUTH = ('duplicate', 'loose box', 'nothing there')  # rows of the confusion matrix below those of the classes
 
 
 class EvaluatedImage(NamedTuple):
@@ -140,6 +142,21 @@ def read_truth(coco, cat_ids: list[int], info: dict, found: dict) -> EvaluatedIm
     )
 
 
+def above(image: EvaluatedImage, score_thr: float) -> EvaluatedImage:
+    """Keep the detections of at least ``score_thr``."""
+    count = int((image.scores >= score_thr).sum())
+    return image._replace(boxes=image.boxes[:count], scores=image.scores[:count], labels=image.labels[:count])
+
+
+def pairwise_ious(image: EvaluatedImage) -> NDArray:
+    """IoU of detections and boxes, (N, G), as COCO has it: in a crowd the share of the detection."""
+    if not len(image.boxes) or not len(image.gt_boxes):
+        return np.zeros((len(image.boxes), len(image.gt_boxes)))  # pycocotools has a list here
+    xyxy = [boxes.astype(float) for boxes in (image.boxes, image.gt_boxes)]
+    xywh = [np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1) for boxes in xyxy]
+    return mask.iou(*xywh, image.gt_crowds.astype(np.uint8).tolist())
+
+
 def match(image: EvaluatedImage, score_thr: float) -> NDArray:
     """Match detections to boxes one to one, best first, boxes of the own class first, as COCO does at IoU 0.5.
 
@@ -150,12 +167,8 @@ def match(image: EvaluatedImage, score_thr: float) -> NDArray:
         (N',), for each detection of at least ``score_thr`` the index of its box, ``NOTHING``, or ``CROWD`` if it lies
         in a region where detections do not count.
     """
-    count = int((image.scores >= score_thr).sum())
-    matched = np.full(count, NOTHING)
-    if not count or not len(image.gt_boxes):
-        return matched
-    xywh = [np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1) for boxes in (image.boxes, image.gt_boxes)]
-    ious = mask.iou(xywh[0][:count].astype(float), xywh[1], image.gt_crowds.astype(np.uint8).tolist())  # (N', G)
+    image = above(image, score_thr)
+    matched, ious = np.full(len(image.scores), NOTHING), pairwise_ious(image)
     free = ~image.gt_crowds
     for own_class in (True, False):
         for i in np.flatnonzero(matched == NOTHING):
@@ -168,16 +181,70 @@ def match(image: EvaluatedImage, score_thr: float) -> NDArray:
     return matched
 
 
-def count_confusions(images: list[EvaluatedImage], matches: list[NDArray], num_classes: int) -> NDArray:
-    """Count (C + 1, C + 1): rows are truth, the last one for no box; columns detections, the last one for missed."""
-    counts = np.zeros((num_classes + 1, num_classes + 1), int)
+class Confusions(NamedTuple):
+    """What boxes of each class are detected as.
+
+    ``matched`` (C + 1, C + 1) has each box and each detection once: rows are truth, the last one for no box; columns
+    detections, the last one for missed. Of that last row, ``taken`` (C, C) are on a box which another detection has:
+    off the diagonal an object has a second, wrong name; on it are duplicates. ``loose`` (C,) fit no box at IoU 0.5, but
+    at 0.1.
+    """
+
+    matched: NDArray
+    taken: NDArray
+    loose: NDArray
+
+    @property
+    def table(self) -> NDArray:
+        """All of it, (C + 3, C + 1): a row for each class, then :data:`OTHER_TRUTH`.
+
+        A column adds up to the detections of a class, and a row to the boxes and the second names of a class.
+        """
+        doubles = np.diag(self.taken)
+        others = [doubles, self.loose, self.matched[-1, :-1] - self.taken.sum(0) - self.loose]
+        table = np.vstack([self.matched[:-1], np.pad(others, ((0, 0), (0, 1)))])
+        table[: len(doubles), :-1] += self.taken - np.diag(doubles)
+        return table
+
+    @property
+    def shares(self) -> NDArray:
+        """:attr:`table` as shares of the boxes of each class; of the last three rows, of their sums."""
+        table = self.table
+        totals = np.append(self.matched[:-1].sum(1), table[-len(OTHER_TRUTH) :].sum(1))
+        return table / totals[:, None].clip(1)
+
+
+def count_confusions(images: list[EvaluatedImage], matches: list[NDArray], num_classes: int) -> Confusions:
+    """Count what boxes are detected as, by the results of :func:`match`."""
+    matched_counts = np.zeros((num_classes + 1, num_classes + 1), int)
+    taken_counts = np.zeros((num_classes, num_classes), int)
+    loose_counts = np.zeros(num_classes, int)
     for image, matched in zip(images, matches):
-        labels = image.labels[: len(matched)]
-        found = matched >= 0
-        np.add.at(counts, (image.gt_labels[matched[found]], labels[found]), 1)
-        np.add.at(counts, (num_classes, labels[matched == NOTHING]), 1)
-        np.add.at(counts, (image.gt_labels[missed_boxes(image, matched)], num_classes), 1)
-    return counts
+        labels, on = image.labels[: len(matched)], labels_of_boxes(image, matched)
+        found, also = matched >= 0, (matched == NOTHING) & (on >= 0)
+        np.add.at(matched_counts, (image.gt_labels[matched[found]], labels[found]), 1)
+        np.add.at(matched_counts, (num_classes, labels[matched == NOTHING]), 1)
+        np.add.at(matched_counts, (image.gt_labels[missed_boxes(image, matched)], num_classes), 1)
+        np.add.at(taken_counts, (on[also], labels[also]), 1)
+        np.add.at(loose_counts, labels[on == LOOSE], 1)
+    return Confusions(matched_counts, taken_counts, loose_counts)
+
+
+def labels_of_boxes(image: EvaluatedImage, matched: NDArray) -> NDArray:
+    """Classes of the boxes that detections lie on, also if another detection has the box.
+
+    Args:
+        image: Truth and detections.
+        matched: Result of :func:`match`.
+
+    Returns:
+        (N',), a class, or ``CROWD``, ``LOOSE`` for detections that fit their best box badly, ``NOTHING``.
+    """
+    ious = pairwise_ious(image)[: len(matched)] * ~image.gt_crowds
+    ious = np.pad(ious, ((0, 0), (0, 1)))  # so that there is always a box to compare with
+    best = np.select([ious.max(1) >= IOU_THR, ious.max(1) >= BACKGROUND_THR], [ious.argmax(1), LOOSE], NOTHING)
+    labels = np.append(image.gt_labels, [LOOSE, CROWD, NOTHING])  # which are at -3, -2 and -1
+    return labels[np.where(matched == NOTHING, best, matched)]
 
 
 def missed_boxes(image: EvaluatedImage, matched: NDArray) -> NDArray:

@@ -21,7 +21,7 @@ p { max-width: 46rem }
 .figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); gap: 1rem }
 figure { margin: 0 }
 figure img { width: 100%; height: auto; display: block }
-figcaption { font-size: .9rem; color: #444c56; overflow-wrap: anywhere }
+figcaption { font-size: .9rem; color: #444c56; overflow-wrap: anywhere; white-space: pre-line }
 .scroll { overflow-x: auto }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin-bottom: .5rem }
 .caption { font-size: .9rem; color: #444c56; margin: 1rem 0 .3rem }

@@ -10,16 +10,23 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..runtime.errors import InputError
-from .charts import MAX_CELLS, draw_confusions, draw_curves, draw_precision_recall, draw_schedule
+from .advice import TYPE_MEANINGS, TYPE_NAMES, Settings, advise, by_cost, matters
+from .charts import draw_confusions, draw_curves, draw_losses, draw_precision_recall, draw_schedule
+from .error_types import Losses
 from .explain import draw_inside, draw_mistakes
+from .gallery import draw_case, find_case
 from .matching import (
     IOU_THR,
+    LOOSE,
     NOTHING,
+    OTHER_TRUTH,
+    Confusions,
     Evaluated,
     best_thresholds,
     count_confusions,
     count_right,
     f1_score,
+    labels_of_boxes,
     match,
     missed_boxes,
     sample_path,
@@ -29,6 +36,7 @@ from .runs import Run, metric_key, plan_schedule
 
 NUM_WORST, NUM_SEEN, NUM_ACTIVATIONS = 6, 2, 4
 NUM_CONFUSIONS = 10
+MAX_NARROW = 6  # with more classes, the confusion matrix is as wide as the page
 STATS = ['mAP', 'mAP50', 'mAP75', 'mAP small', 'mAP medium', 'mAP large']
 
 
@@ -43,7 +51,7 @@ def schedule_page(cfg: Config, name: str) -> Page:
     return page
 
 
-def run_page(run: Run, cfg: Config, model: nn.Module, evaluated: Evaluated, score_thr: float) -> Page:
+def run_page(run: Run, cfg: Config, model: nn.Module, evaluated: Evaluated, losses: Losses) -> Page:
     """Make the page of a run.
 
     Args:
@@ -51,12 +59,13 @@ def run_page(run: Run, cfg: Config, model: nn.Module, evaluated: Evaluated, scor
         cfg: Its config.
         model: The detector that was evaluated.
         evaluated: Results on its test split.
-        score_thr: Lowest score of a detection that counts, where a threshold is needed.
+        losses: What costs AP50, and the lowest score of a detection that counts, where a threshold is needed.
     """
+    score_thr = losses.score_thr
     page = Page(f'Report of {run.config.resolve().parent.name}')
     matches = [match(image, score_thr) for image in evaluated.images]
     confusions = count_confusions(evaluated.images, matches, len(evaluated.classes))
-    points = precision_recall(confusions)
+    points = precision_recall(confusions.matched)
     add_numbers(page, run, cfg, evaluated, points, score_thr)
     add_curves(page, run, evaluated)
     try:
@@ -64,6 +73,7 @@ def run_page(run: Run, cfg: Config, model: nn.Module, evaluated: Evaluated, scor
     except InputError as error:
         page.section('Schedule', f'Not drawn: {error}')
     add_precision_recall(page, evaluated, points, score_thr)
+    add_losses(page, cfg, evaluated, losses)
     add_confusions(page, evaluated, confusions, score_thr)
     add_worst(page, evaluated, matches, score_thr)
     add_inside(page, model, evaluated, matches, score_thr)
@@ -163,22 +173,83 @@ def add_precision_recall(page: Page, evaluated: Evaluated, points: NDArray, scor
     page.figures([(picture, f'{title}, a curve for each class; the table above has AP50, the area under each.', '')])
 
 
-def add_confusions(page: Page, evaluated: Evaluated, matrix: NDArray, score_thr: float) -> None:
+def add_losses(page: Page, cfg: Config, evaluated: Evaluated, losses: Losses) -> None:
+    """Add the types of error: what they cost, advice, and a picture of the commonest of each."""
+    page.section(
+        'What costs AP50',
+        f'AP50 is {number(losses.ap50)}, and {number(losses.ap50_of_right)} without any wrong detection. What is wrong '
+        'or not found has one of the types of TIDE (Bolya et al., 2020). Each is mended by itself, so what that adds '
+        'does not add up. AP50 counts detections of all scores; the number of errors is that of scores of '
+        f'{losses.score_thr:g} or more, which one sees.',
+    )
+    page.figures(
+        [
+            (picture, f'{title}; the numbers are in the table below.', '')
+            for title, picture in draw_losses(losses, {one: TYPE_NAMES[one] for one in by_cost(losses)}).items()
+        ]
+    )
+    seen, all_ = losses.shown.counts(), losses.errors.counts()
+    page.table(
+        'Types of error',
+        ['error', 'AP50 that mending adds', f'score {losses.score_thr:g} or more', 'all scores'],
+        [
+            [f'{TYPE_NAMES[one]}: {TYPE_MEANINGS[one]}', number(losses.gains[one]), seen[one], all_[one]]
+            for one in by_cost(losses)
+        ],
+    )
+    order = matters(losses)
+    page.text(
+        'The commonest of each type that matters, and what to do. White: truth, yellow: missed, blue: other detections '
+        'there; the error is red, or violet where the class is wrong.'
+        if order
+        else 'No type of error costs much.'
+    )
+    settings, figures = Settings.from_cfg(cfg), []
+    for one in order:
+        case = find_case(losses, one, evaluated.classes)
+        image = evaluated.images[case.image]
+        title = f'{TYPE_NAMES[one].capitalize()}: {case.words}, as in {sample_path(image)}'
+        advice = advise(one, losses, evaluated, settings)
+        figures.append((draw_case(image, case, evaluated.classes, losses.score_thr), title, f'{title}.\n{advice}'))
+    page.figures(figures)
+
+
+def add_confusions(page: Page, evaluated: Evaluated, confusions: Confusions, score_thr: float) -> None:
     """Add the confusion matrix, and the most frequent mistakes."""
     page.section(
         'Confusion matrix',
-        f'Detections with a score of {score_thr:g} or more, each matched to one box at the most, at IoU {IOU_THR:g}. '
-        'A row is what was there, a column what was said; the diagonal is right.',
+        f'Detections with a score of {score_thr:g} or more on a box, at IoU {IOU_THR:g}. A row is what was there, a '
+        'column what was said; the diagonal is right. An object can have several names: those beside its first one '
+        'count, too, so the shares, which are of the boxes of a class, can add up to more than 100%. A second box of '
+        'the right class is a duplicate, and one that only fits with IoU 0.1 to 0.5 is a loose box.',
     )
-    ((title, picture),) = draw_confusions(matrix, evaluated.classes).items()
-    page.figures([(picture, f'{title}; its numbers are in the table below.', '')], wide=len(matrix) > MAX_CELLS)
-    truth, said = [*evaluated.classes, 'nothing there'], [*evaluated.classes, 'missed']
-    wrong = matrix * (1 - np.eye(len(matrix), dtype=int))
-    order = [divmod(int(i), len(matrix)) for i in np.argsort(-wrong, axis=None, kind='stable')[:NUM_CONFUSIONS]]
-    rows = [[truth[row], said[column], wrong[row, column]] for row, column in order if wrong[row, column]]
-    page.table('Most frequent mistakes', ['truth', 'said', 'times'], rows)
+    matrix, classes, count = confusions.table, evaluated.classes, len(evaluated.classes)
+    ((title, picture),) = draw_confusions(confusions, classes).items()
+    page.figures([(picture, f'{title}; its numbers are in the table below.', '')], wide=count > MAX_NARROW)
+    truth, said = [*classes, *OTHER_TRUTH], [*classes, 'missed']
+    page.table(
+        'Look-alikes: another class on an object that is there; beside is how often another detection had it already',
+        ['truth', 'said', 'times', 'share of the boxes', 'beside'],
+        [
+            [classes[i], classes[j], matrix[i, j], f'{confusions.shares[i, j]:.0%}', confusions.taken[i, j]]
+            for i, j in largest(matrix[:count, :count] * (1 - np.eye(count, dtype=int)))
+        ],
+    )
+    rest = matrix.copy()
+    rest[:count, :count] = 0
+    page.table(
+        'Most frequent other mistakes',
+        ['truth', 'said', 'times'],
+        [[truth[i], said[j], matrix[i, j]] for i, j in largest(rest)],
+    )
     rows = [[name, *counts] for name, counts in zip(truth, matrix.tolist())]
     page.table('All numbers of the matrix', ['truth \\ said', *said], rows, folded=True)
+
+
+def largest(counts: NDArray) -> list[tuple[int, int]]:
+    """Row and column of the largest counts above 0, at most :data:`NUM_CONFUSIONS`."""
+    order = np.argsort(-counts, axis=None, kind='stable')[:NUM_CONFUSIONS]
+    return [divmod(int(i), counts.shape[1]) for i in order if counts.flat[i]]
 
 
 def add_worst(page: Page, evaluated: Evaluated, matches: list, score_thr: float) -> None:
@@ -186,8 +257,8 @@ def add_worst(page: Page, evaluated: Evaluated, matches: list, score_thr: float)
     page.section(
         'Worst images',
         f'The images with the lowest F1 at a score of {score_thr:g} and IoU {IOU_THR:g}: left the truth, with what was '
-        'missed in yellow; right the detections, in red (and with a question mark) where nothing is, in violet where '
-        'the class is another. What is right is black and white.',
+        'missed in yellow; right the detections, in red where nothing is (with a question mark), loose boxes and '
+        'duplicates, in violet where the class is another. What is right is black and white.',
     )
     order = sorted(range(len(matches)), key=lambda i: (f1_score(evaluated.images[i], matches[i]), -len(matches[i])))
     for i in order[:NUM_WORST]:
@@ -197,10 +268,14 @@ def add_worst(page: Page, evaluated: Evaluated, matches: list, score_thr: float)
             page.text('All others are right.' if i != order[0] else 'All images are right.')
             break
         right, missed = count_right(image, matched), len(missed_boxes(image, matched))
-        nothing = int((matched == NOTHING).sum())
-        confused = int((matched >= 0).sum()) - right
+        labels, on = image.labels[: len(matched)], labels_of_boxes(image, matched)
+        nothing, loose, confused = (on == NOTHING).sum(), (on == LOOSE).sum(), ((on >= 0) & (on != labels)).sum()
+        double = ((on == labels) & (matched == NOTHING)).sum()
         name = sample_path(image)
-        words = f'{right} right, {missed} missed, {nothing} where nothing is, {confused} of another class'
+        words = (
+            f'{right} right, {missed} missed, {confused} of another class, {double} duplicates, '
+            f'{loose} loose boxes, {nothing} where nothing is'
+        )
         truth, found = draw_mistakes(image, matched, evaluated.classes)
         page.figures(
             [
