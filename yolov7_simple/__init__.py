@@ -26,7 +26,6 @@ _CLASSES = {
     'ExportedDetector': 'deploy.exported',
     'ExportedRunner': 'deploy.exported',
     'FastInferenceHook': 'engine.hooks',
-    'FittedEMAHook': 'engine.hooks',
     'FittedRateRunner': 'engine.schedulers',
     'ForeachExpMomentumEMA': 'models.ema',
     'LastStageHook': 'engine.hooks',

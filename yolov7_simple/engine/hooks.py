@@ -9,7 +9,7 @@ from mmdet.models.detectors.base import BaseDetector
 from mmdet.registry import HOOKS
 from mmengine.dataset import DefaultSampler
 from mmengine.dist import all_reduce, get_dist_info
-from mmengine.hooks import EMAHook, Hook
+from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
@@ -19,10 +19,8 @@ from ..datasets.mix_dataset import NumberedSampler, SeededMixDataset
 from ..datasets.mosaic import MosaicAffineMixUp
 from ..models.fast import speed_up
 from ..utils.checkpoint import check_weights, compare_weights
-from ..utils.options import Count, CountOr0, OptionError, checked_options
+from ..utils.options import CountOr0, OptionError, checked_options
 from .branches import check_multi_source, unwrapped_model, walk_datasets, walk_transforms
-
-MAX_MOMENTUM = 0.5  # of the average of the weights, in a run of a few steps
 
 
 def find_mosaics(dataset: Dataset) -> Iterator[MosaicAffineMixUp]:
@@ -79,42 +77,6 @@ class LastStageHook(Hook):
     @staticmethod
     def _heads(runner: Runner) -> list[nn.Module]:
         return [module for module in runner.model.modules() if hasattr(module, 'use_l1')]
-
-
-@HOOKS.register_module()
-class FittedEMAHook(EMAHook):
-    """mmengine's EMAHook, whose average reaches over the same share of a short run as of a long one.
-
-    The recipe's average reaches back 5000 steps, of 277,500; over the 1000 steps of a small set it would take the
-    weights of the start along, were it not for its ramp, which in so few steps is hardly above the weights themselves.
-
-    Args:
-        momentum, gamma: Of the average, for a run of ``base_steps``: each step moves it by momentum, and gamma steps
-            are its ramp. A run of fewer steps gets a larger momentum and a smaller gamma, in proportion.
-        base_steps: Runs at least this long take ``momentum`` and ``gamma`` as they are.
-        ema_type: An average with momentum and gamma.
-        kwargs: As of EMAHook.
-    """
-
-    def __init__(
-        self,
-        momentum: float = 0.0002,
-        gamma: int = 2000,
-        base_steps: Count = 250_000,
-        ema_type: str = 'ForeachExpMomentumEMA',
-        **kwargs,
-    ) -> None:
-        if base_steps < 1:
-            raise OptionError(f'FittedEMAHook: base_steps must be at least 1, got {base_steps}')
-        super().__init__(ema_type=ema_type, momentum=momentum, gamma=gamma, **kwargs)
-        self.momentum, self.gamma, self.base_steps = momentum, gamma, base_steps
-
-    def before_train(self, runner: Runner) -> None:
-        """Fit the average to the steps of this run."""
-        super().before_train(runner)
-        share = min(1, runner.max_iters / self.base_steps)
-        self.ema_model.momentum = min(MAX_MOMENTUM, self.momentum / share)
-        self.ema_model.gamma = max(1, round(self.gamma * share))
 
 
 @HOOKS.register_module()
