@@ -89,7 +89,7 @@ PLANTED = {
 }  # fmt: skip
 
 
-def plant(rng, num_images):
+def plant(rng, num_images, cases=PLANTED):
     """Images with planted errors; types of all detections; and the images with each type mended by hand."""
     images, types = [], []
     mended = {one: [] for one in ErrorType}
@@ -98,12 +98,12 @@ def plant(rng, num_images):
         fixed = {one: ([], []) for one in ErrorType}
         for cell in np.ndindex(3, 3):
             label = int(rng.integers(len(CARDS)))
-            case = list(PLANTED)[rng.integers(len(PLANTED))]
-            scores = np.sort(rng.uniform(0.05, 1, len(PLANTED[case])))[::-1]
+            case = list(cases.values())[rng.integers(len(cases))]
+            scores = np.sort(rng.uniform(0.05, 1, len(case)))[::-1]
             box = (*box_in(cell), label)
             truth.append(box)
             rows = []
-            for score, (kind, is_own, shift) in zip(scores, PLANTED[case]):
+            for score, (kind, is_own, shift) in zip(scores, case):
                 said = label if is_own else int((label + rng.integers(1, len(CARDS))) % len(CARDS))
                 rows.append((kind, (*box_in(cell, shift), said, score)))
             if rng.random() < 0.3:  # in a corner of the cell, on nothing
@@ -169,10 +169,44 @@ def test_ap50_is_cocos_in_crowded_scenes(seed):
         assert mean_ap50(*mend(errors, one, 3)) >= mean_ap50(*mend(errors, None, 3)) - 1e-9
 
 
+def test_types_and_gains_are_those_of_tidecv():
+    """Where no box that is not found has two types of error: tidecv mends only the better one of both."""
+    tidecv = pytest.importorskip('tidecv', reason='pip install tidecv')
+    cases = {name: rows for name, rows in PLANTED.items() if name != 'loose twice and another class'}
+    images, _, _ = plant(np.random.default_rng(0), 30, cases)
+    truth, found = tidecv.Data('truth', 1000), tidecv.Data('found', 1000)
+    for i, image in enumerate(images):
+        xywh = [
+            np.column_stack([one[:, :2], one[:, 2:] - one[:, :2]]).tolist() for one in (image.gt_boxes, image.boxes)
+        ]
+        for box, label in zip(xywh[0], image.gt_labels):
+            truth.add_ground_truth(i, int(label), box)
+        for box, label, score in zip(xywh[1], image.labels, image.scores):
+            found.add_detection(i, int(label), float(score), box)
+    run = tidecv.TIDE().evaluate(truth, found, mode=tidecv.TIDE.BOX)
+    gains, counts = ({one.short_name: value for one, value in part().items()}
+                     for part in (run.fix_main_errors, run.count_errors))  # fmt: skip
+    losses = find_losses(images, 0.3, len(CARDS))
+    for one, name in zip(ErrorType, ('Loc', 'Cls', 'Dupe', 'Bkg', 'Both', 'Miss')):
+        assert losses.errors.counts()[one] == counts[name] > 0
+        assert 100 * losses.gains[one] == pytest.approx(gains[name], abs=0.01), name  # its recalls are rounded
+
+
 def test_crowds_excuse_detections_of_their_class_alone():
     image = make_image([(0, 0, 100, 100, 0, True)], [(10, 10, 30, 30, 0, 0.9), (10, 10, 30, 30, 1, 0.8)])
     errors = find_errors([image])
     assert errors.types.tolist() == [CROWD, ErrorType.BACKGROUND] and not len(errors.gt_labels)
+
+
+def test_the_first_type_that_holds_counts():
+    """As in TIDE: a bad fit of the own class before another class, which comes before a duplicate."""
+    near = (20, 0, 60, 40, 2)  # overlaps the king's box with IoU 0.33
+    image = make_image([(0, 0, 40, 40, 4), near], [(0, 0, 40, 40, 2, 0.9), (0, 0, 40, 40, 3, 0.8)])
+    errors = find_errors([image])
+    assert errors.types.tolist() == [ErrorType.LOCALISATION, ErrorType.CLASSIFICATION]
+    assert errors.targets.tolist() == [1, 0] and not errors.missed.any()
+    same = make_image([(0, 0, 40, 40, 4), (0, 0, 40, 40, 2)], [(0, 0, 40, 40, 4, 0.9), (0, 0, 40, 39, 4, 0.8)])
+    assert find_errors([same]).types.tolist() == [CORRECT, ErrorType.CLASSIFICATION]
 
 
 def test_images_without_boxes_or_detections():
