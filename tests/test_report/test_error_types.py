@@ -271,6 +271,9 @@ def test_the_confusion_matrix_shows_second_names(tmp_path):
     image = make_image([(*box_in((0, 0)), 0)], [(*box_in((0, 0), shift), 0, 0.9 - shift / 100) for shift in (1, 3, 20)])
     table = count_confusions([image], [match(image, 0.3)], 1).table
     assert table.tolist() == [[1, 0], [1, 0], [1, 0], [0, 0]]
+    # A crowd is no box that a detection could fit badly.
+    image = make_image([(0, 0, 20, 40, 0, True)], [(10, 0, 60, 40, 0, 0.9)])
+    assert count_confusions([image], [match(image, 0.3)], 1).table.tolist() == [[0, 0], [0, 0], [0, 0], [1, 0]]
 
 
 def test_the_page_tells_look_alikes(tmp_path):
@@ -320,11 +323,13 @@ def test_advice_is_tried_on_the_detections(tmp_path):
     assert 'which is 0.7: with 0.65' in words and '1 of 1 go' in words
     assert 'No lower threshold' in advice_on(ErrorType.DUPLICATE, [double], iou_threshold=0.45)
 
-    missed = make_image([(0, 0, 10, 10, 0), (*box_in((1, 1)), 1), (*box_in((1, 0)), 1)], [(*box_in((1, 1)), 1, 0.2)])
+    truth = [(0, 0, 10, 10, 0), (*box_in((1, 1)), 1), (*box_in((1, 0)), 1)]
+    missed = make_image(truth, [(*box_in((1, 1)), 1, 0.2)])
     words = advice_on(ErrorType.MISSED, [missed])
     assert '1 of 3 are found with a score below 0.3 (F1 is highest at --score-thr 0.20)' in words
     assert '--tile' not in words and 'Add images of ten' in words
-    assert '1 of 3 are smaller than 8 pixels in the network' in advice_on(ErrorType.MISSED, [missed], scale=CELL)
+    tiny = make_image([*truth, (50, 0, 60, 10, 0)], [(*box_in((1, 1)), 1, 0.2), (50, 0, 60, 10, 0, 0.9)])
+    assert '1 of 3 are smaller than 8 pixels in the network' in advice_on(ErrorType.MISSED, [tiny], scale=CELL)
 
     nothing = make_image([(*box_in((0, 0)), 0)], [(*box_in((0, 0)), 0, 0.9), (*box_in((1, 1)), 0, 0.5)])
     assert '--score-thr 0.90 of tools/detect.py, at which F1 is highest, 1 of 1 go, and 0 right' in advice_on(
