@@ -180,9 +180,7 @@ class Sandbox:
         for split in ('train2017', 'val2017'):
             shutil.copytree(coco / 'images', coco / split)
             shutil.copy(coco / 'annotations/all.json', coco / f'annotations/instances_{split}.json')
-        # coco_error_analysis wants groups of classes, mmdet#6240.
         bccd = write_coco(folder / 'data/bccd', classes=BCCD_CLASSES, info={}, licenses=[])
-        bccd['categories'] = [{**one, 'supercategory': 'cell'} for one in bccd['categories']]
         for split in ('train', 'val', 'test'):
             (folder / f'data/bccd/annotations/{split}.json').write_text(json.dumps(bccd))
         (folder / 'data/bccd/annotations/all.json').unlink()
@@ -320,7 +318,7 @@ def check_tracking(folder, printed):
 def check_understand(folder, printed):
     for name in ('work_dirs/bccd/report.html', 'bccd.html', 'yolov7_tiny_1xb8-40e_bccd_schedule.html'):
         assert '</html>' in (folder / name).read_text()
-    assert list((folder / 'work_dirs/bccd/errors').rglob('*.png'))
+    assert 'AP50 ' in printed and 'mending one type of error would add: ' in printed
 
 
 CHECKS = {

@@ -89,7 +89,7 @@ PLANTED = {
 }  # fmt: skip
 
 
-def plant(rng, num_images):
+def plant(rng, num_images, cases=PLANTED):
     """Images with planted errors; types of all detections; and the images with each type mended by hand."""
     images, types = [], []
     mended = {one: [] for one in ErrorType}
@@ -98,12 +98,12 @@ def plant(rng, num_images):
         fixed = {one: ([], []) for one in ErrorType}
         for cell in np.ndindex(3, 3):
             label = int(rng.integers(len(CARDS)))
-            case = list(PLANTED)[rng.integers(len(PLANTED))]
-            scores = np.sort(rng.uniform(0.05, 1, len(PLANTED[case])))[::-1]
+            case = list(cases.values())[rng.integers(len(cases))]
+            scores = np.sort(rng.uniform(0.05, 1, len(case)))[::-1]
             box = (*box_in(cell), label)
             truth.append(box)
             rows = []
-            for score, (kind, is_own, shift) in zip(scores, PLANTED[case]):
+            for score, (kind, is_own, shift) in zip(scores, case):
                 said = label if is_own else int((label + rng.integers(1, len(CARDS))) % len(CARDS))
                 rows.append((kind, (*box_in(cell, shift), said, score)))
             if rng.random() < 0.3:  # in a corner of the cell, on nothing
@@ -169,10 +169,44 @@ def test_ap50_is_cocos_in_crowded_scenes(seed):
         assert mean_ap50(*mend(errors, one, 3)) >= mean_ap50(*mend(errors, None, 3)) - 1e-9
 
 
+def test_types_and_gains_are_those_of_tidecv():
+    """Where no box that is not found has two types of error: tidecv mends only the better one of both."""
+    tidecv = pytest.importorskip('tidecv', reason='pip install tidecv')
+    cases = {name: rows for name, rows in PLANTED.items() if name != 'loose twice and another class'}
+    images, _, _ = plant(np.random.default_rng(0), 30, cases)
+    truth, found = tidecv.Data('truth', 1000), tidecv.Data('found', 1000)
+    for i, image in enumerate(images):
+        xywh = [
+            np.column_stack([one[:, :2], one[:, 2:] - one[:, :2]]).tolist() for one in (image.gt_boxes, image.boxes)
+        ]
+        for box, label in zip(xywh[0], image.gt_labels):
+            truth.add_ground_truth(i, int(label), box)
+        for box, label, score in zip(xywh[1], image.labels, image.scores):
+            found.add_detection(i, int(label), float(score), box)
+    run = tidecv.TIDE().evaluate(truth, found, mode=tidecv.TIDE.BOX)
+    gains, counts = ({one.short_name: value for one, value in part().items()}
+                     for part in (run.fix_main_errors, run.count_errors))  # fmt: skip
+    losses = find_losses(images, 0.3, len(CARDS))
+    for one, name in zip(ErrorType, ('Loc', 'Cls', 'Dupe', 'Bkg', 'Both', 'Miss')):
+        assert losses.errors.counts()[one] == counts[name] > 0
+        assert 100 * losses.gains[one] == pytest.approx(gains[name], abs=0.01), name  # its recalls are rounded
+
+
 def test_crowds_excuse_detections_of_their_class_alone():
     image = make_image([(0, 0, 100, 100, 0, True)], [(10, 10, 30, 30, 0, 0.9), (10, 10, 30, 30, 1, 0.8)])
     errors = find_errors([image])
     assert errors.types.tolist() == [CROWD, ErrorType.BACKGROUND] and not len(errors.gt_labels)
+
+
+def test_the_first_type_that_holds_counts():
+    """As in TIDE: a bad fit of the own class before another class, which comes before a duplicate."""
+    near = (20, 0, 60, 40, 2)  # overlaps the king's box with IoU 0.33
+    image = make_image([(0, 0, 40, 40, 4), near], [(0, 0, 40, 40, 2, 0.9), (0, 0, 40, 40, 3, 0.8)])
+    errors = find_errors([image])
+    assert errors.types.tolist() == [ErrorType.LOCALISATION, ErrorType.CLASSIFICATION]
+    assert errors.targets.tolist() == [1, 0] and not errors.missed.any()
+    same = make_image([(0, 0, 40, 40, 4), (0, 0, 40, 40, 2)], [(0, 0, 40, 40, 4, 0.9), (0, 0, 40, 39, 4, 0.8)])
+    assert find_errors([same]).types.tolist() == [CORRECT, ErrorType.CLASSIFICATION]
 
 
 def test_images_without_boxes_or_detections():
@@ -237,6 +271,9 @@ def test_the_confusion_matrix_shows_second_names(tmp_path):
     image = make_image([(*box_in((0, 0)), 0)], [(*box_in((0, 0), shift), 0, 0.9 - shift / 100) for shift in (1, 3, 20)])
     table = count_confusions([image], [match(image, 0.3)], 1).table
     assert table.tolist() == [[1, 0], [1, 0], [1, 0], [0, 0]]
+    # A crowd is no box that a detection could fit badly.
+    image = make_image([(0, 0, 20, 40, 0, True)], [(10, 0, 60, 40, 0, 0.9)])
+    assert count_confusions([image], [match(image, 0.3)], 1).table.tolist() == [[0, 0], [0, 0], [0, 0], [1, 0]]
 
 
 def test_the_page_tells_look_alikes(tmp_path):
@@ -286,11 +323,13 @@ def test_advice_is_tried_on_the_detections(tmp_path):
     assert 'which is 0.7: with 0.65' in words and '1 of 1 go' in words
     assert 'No lower threshold' in advice_on(ErrorType.DUPLICATE, [double], iou_threshold=0.45)
 
-    missed = make_image([(0, 0, 10, 10, 0), (*box_in((1, 1)), 1), (*box_in((1, 0)), 1)], [(*box_in((1, 1)), 1, 0.2)])
+    truth = [(0, 0, 10, 10, 0), (*box_in((1, 1)), 1), (*box_in((1, 0)), 1)]
+    missed = make_image(truth, [(*box_in((1, 1)), 1, 0.2)])
     words = advice_on(ErrorType.MISSED, [missed])
     assert '1 of 3 are found with a score below 0.3 (F1 is highest at --score-thr 0.20)' in words
     assert '--tile' not in words and 'Add images of ten' in words
-    assert '1 of 3 are smaller than 8 pixels in the network' in advice_on(ErrorType.MISSED, [missed], scale=CELL)
+    tiny = make_image([*truth, (50, 0, 60, 10, 0)], [(*box_in((1, 1)), 1, 0.2), (50, 0, 60, 10, 0, 0.9)])
+    assert '1 of 3 are smaller than 8 pixels in the network' in advice_on(ErrorType.MISSED, [tiny], scale=CELL)
 
     nothing = make_image([(*box_in((0, 0)), 0)], [(*box_in((0, 0)), 0, 0.9), (*box_in((1, 1)), 0, 0.5)])
     assert '--score-thr 0.90 of tools/detect.py, at which F1 is highest, 1 of 1 go, and 0 right' in advice_on(

@@ -131,8 +131,8 @@ def advise_on_fit(losses: Losses, evaluated: Evaluated, settings: Settings) -> s
 def advise_on_both(losses: Losses, evaluated: Evaluated, settings: Settings) -> str:
     """Another class and a bad fit."""
     return (
-        'Most are parts of objects, or neighbours without a label: label them (tools/check_dataset.py shows what else '
-        f'is wrong with a set), and {settings.longer}.'
+        'Look at the picture: a neighbour without a label is to be labelled (tools/check_dataset.py shows what else is '
+        f'wrong with the set); for a part of an object, or one that was not understood, {settings.longer}.'
     )
 
 

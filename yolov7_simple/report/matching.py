@@ -208,9 +208,9 @@ class Confusions(NamedTuple):
 
     @property
     def shares(self) -> NDArray:
-        """:attr:`table` as shares of the boxes of each class; of the last three rows, of their sums."""
-        table = self.table
-        totals = np.append(self.matched[:-1].sum(1), table[-len(OTHER_TRUTH) :].sum(1))
+        """:attr:`table` as shares of the boxes of each class; of the last rows, of all detections that have no box."""
+        table, num_classes = self.table, len(self.loose)
+        totals = np.append(self.matched[:-1].sum(1), [table[num_classes:].sum()] * len(OTHER_TRUTH))
         return table / totals[:, None].clip(1)
 
 
