@@ -17,7 +17,7 @@ from .box_sizes import SMALLEST_SIDE, BoxSizes
 from .finetune import EPOCHS_SHARE
 from .image_size import set_size, training_size
 from .kept_plan import KeptPlan
-from .measure import measure_costs
+from .measure import agreed, measure_costs
 from .plan import (
     EMA_RAMP_SHARE,
     MIN_IMAGE_SIDE,
@@ -144,7 +144,7 @@ def fit_time(
         finish(trial)
         return measure_costs(trial, seconds)
 
-    plan = plan_time(wall_time, [size, *smaller], schedule_of, measure)
+    plan = plan_time(wall_time, [size, *smaller], schedule_of, measure, agreed)
     set_size(cfg, plan.size)
     return plan
 
