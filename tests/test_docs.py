@@ -229,11 +229,6 @@ class Sandbox:
             dry = subprocess.run(['make', '-n', *words[1:]], cwd=ROOT, capture_output=True, text=True, check=True)
             # The commands of make, run without its environment.
             words = shlex.split(re.search(r'python -W ignore (tools/\S+ .*)', dry.stdout)[1])
-        elif words[0] == 'sahi':
-            return subprocess.run(
-                [Path(sys.executable).with_name('sahi'), *words[1:]],
-                cwd=self.folder, check=True, capture_output=True, text=True, timeout=300,
-            ).stdout  # fmt: skip
         else:
             assert words.pop(0) == 'python', f'tests/test_docs.py does not know how to run: {line}'
         # The doctor warns of this set as a whole: its val split has one of the two classes.
@@ -298,7 +293,7 @@ def check_deployment(folder, printed):
 def check_image_sizes(folder, printed):
     assert 'img_size: ' in logs(folder) and 'input batch x 3 x 384 x 640' in printed
     assert (folder / 'outputs/pictures/photo.jpg').is_file()
-    assert 'in the form of COCO, 2 classes: box, disc' in printed
+    assert 'windows of ' in printed and (folder / 'tiles.onnx').is_file()
 
 
 def check_training(folder, printed):

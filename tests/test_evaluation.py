@@ -1,10 +1,14 @@
-"""Evaluation: faster-coco-eval's numbers are pycocotools', bit for bit."""
+"""Evaluation: faster-coco-eval's numbers are pycocotools', bit for bit; and of pictures with more than 100 objects."""
 
 import sys
 
 import pytest
+import torch
 from benchmark_evaluation import are_equal, evaluate, make_set
+from mmdet.evaluation.metrics import coco_metric
 from mmdet.registry import METRICS
+from mmengine.fileio import dump
+from pycocotools.cocoeval import COCOeval
 
 from yolov7_simple.utils.options import OptionError
 
@@ -33,3 +37,28 @@ def test_a_missing_faster_coco_eval_is_named(monkeypatch):
         METRICS.build({'type': 'ExactFasterCocoMetric'})
     with pytest.raises(OptionError, match='use_mp_eval'):
         METRICS.build({'type': 'ExactFasterCocoMetric', 'use_mp_eval': True})
+
+
+def test_all_objects_of_a_large_picture_count(tmp_path):
+    """150 objects of a class, all found; COCO counts the best 100 detections."""
+    boxes = [[20.0 * (i % 15), 20.0 * (i // 15), 10.0, 12.0] for i in range(150)]
+    annotations = [
+        {'id': i + 1, 'image_id': 1, 'category_id': 1, 'bbox': box, 'area': 120, 'iscrowd': 0}
+        for i, box in enumerate(boxes)
+    ]
+    categories = [{'id': 1, 'name': 'thing'}]
+    truth = {'images': [{'id': 1, 'width': 300, 'height': 200}], 'annotations': annotations, 'categories': categories}
+    dump(truth, tmp_path / 'truth.json')
+    corners = torch.tensor(boxes)
+    corners[:, 2:] += corners[:, :2]
+    found = {'bboxes': corners, 'scores': torch.linspace(1, 0.5, 150), 'labels': torch.zeros(150, dtype=torch.long)}
+    numbers = {}
+    for name in ('CocoMetric', 'WholePictureCocoMetric'):
+        metric = METRICS.build({'type': name, 'ann_file': str(tmp_path / 'truth.json')})
+        metric.dataset_meta = {'classes': ('thing',)}
+        metric.process({}, [{'img_id': 1, 'pred_instances': found, 'ori_shape': (200, 300)}])
+        numbers[name] = metric.evaluate(1)
+    all_found, as_coco = (numbers[name] for name in ('WholePictureCocoMetric', 'CocoMetric'))
+    assert all_found.pop('coco/bbox_mAP') == 1 and as_coco.pop('coco/bbox_mAP') < 0.7
+    assert all_found == as_coco
+    assert coco_metric.COCOeval is COCOeval

@@ -42,6 +42,16 @@ from yolov7_simple.runtime.errors import InputError, run_tool
 USAGE = '%(prog)s CONFIG --data DIR [--pretrained [WEIGHTS]] [--epochs NUM | --time TIME] [--tile [SIDE]] [flags]'
 
 
+def tile_side(text: str) -> int | str:
+    """Read the value of --tile, which is 'auto' where it has none."""
+    if text == 'auto':
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'{text!r} is no whole number of pixels') from None
+
+
 def use_own_data() -> None:
     """Put a config for --data in place of the one on the command line."""
     parser = argparse.ArgumentParser(allow_abbrev=False, usage=USAGE)
@@ -50,7 +60,7 @@ def use_own_data() -> None:
     parser.add_argument('--pretrained', nargs='?', const='')
     parser.add_argument('--epochs', type=int)
     tile = parser.add_mutually_exclusive_group()
-    tile.add_argument('--tile', nargs='?', type=int, const='auto', metavar='SIDE')
+    tile.add_argument('--tile', nargs='?', type=tile_side, const='auto', metavar='SIDE')
     tile.add_argument('--no-tile', action='store_const', dest='tile', const=0)
     parser.add_argument('--work-dir')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})

@@ -33,6 +33,7 @@ CONFIGS = {
     'NonFiniteLossHook': (HOOKS, {}),
     'FastInferenceHook': (HOOKS, {}),
     'SeededMixDataset': (DATASETS, {'pipeline': PIPELINE}),
+    'TiledDataset': (DATASETS, {'tile': 64}),
     'CheckedCocoDataset': (DATASETS, {}),
 }
 ODD = st.one_of(
@@ -65,7 +66,8 @@ def configs(tmp_path_factory):
         metainfo={'classes': ('box', 'disc')},
         serialize_data=False,
     )
-    configs['SeededMixDataset']['dataset'] = configs['CheckedCocoDataset']
+    for name in ('SeededMixDataset', 'TiledDataset'):
+        configs[name]['dataset'] = configs['CheckedCocoDataset']
     return configs
 
 

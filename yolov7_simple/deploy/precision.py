@@ -120,7 +120,9 @@ def write_int8(source: Path, target: Path, images: Sequence[Path]) -> None:
         """The images, one by one, as the detector prepares them."""
 
         def __init__(self) -> None:
-            self.batches: Iterator[NDArray] = (detector.preprocess([read_image(path)])[0] for path in images)
+            self.batches: Iterator[NDArray] = (
+                detector.preprocess([pick_view(detector, read_image(path), i)])[0] for i, path in enumerate(images)
+            )
 
         def get_next(self) -> dict[str, NDArray] | None:
             batch = next(self.batches, None)
@@ -138,6 +140,15 @@ def write_int8(source: Path, target: Path, images: Sequence[Path]) -> None:
             weight_type=QuantType.QInt8,
             nodes_to_exclude=float_nodes(source),
         )
+
+
+def pick_view(detector: OnnxDetector, image: NDArray[np.uint8], i: int) -> NDArray[np.uint8]:
+    """An image as the network sees it: of one that is looked at in windows the i-th, and sometimes the whole."""
+    if detector.tiling is None:
+        return image
+    views = detector.tiling.views(*image.shape[:2])
+    x1, y1, x2, y2 = views[i % len(views)].tolist()
+    return image[y1:y2, x1:x2]
 
 
 def write_float16(source: Path, target: Path) -> None:

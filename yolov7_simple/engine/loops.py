@@ -9,12 +9,12 @@ import torch
 from mmdet.registry import LOOPS
 from mmdet.utils import reduce_mean
 from mmengine.logging import HistoryBuffer
-from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, ValLoop
 from mmengine.runner.amp import autocast
 from torch.utils.data import Sampler
 
 from ..utils.options import OptionError
+from .branches import unwrapped_model
 
 # Key of the message hub, which checkpoints hold: [epoch, batches done, batches of an epoch] where a run was stopped.
 INTERRUPTED = 'interrupted'
@@ -102,6 +102,8 @@ class LossValLoop(ValLoop):
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
+        if hasattr(unwrapped_model(self.runner), 'tiling'):
+            raise OptionError('LossValLoop: TiledDetector has no loss of a whole picture: use ValLoop as val_cfg.type')
         names = [type(transform).__name__ for transform in self.dataloader.dataset.pipeline.transforms]
         if 'LoadAnnotations' not in names:
             raise OptionError(
@@ -114,9 +116,7 @@ class LossValLoop(ValLoop):
     @torch.no_grad()
     def run_iter(self, idx: int, data_batch: dict) -> None:
         """Compute the losses of a batch, then validate it."""
-        model = self.runner.model
-        if is_model_wrapper(model):
-            model = model.module
+        model = unwrapped_model(self.runner)
         data_samples = [sample.clone() for sample in data_batch['data_samples']]
         batch = model.data_preprocessor({**data_batch, 'data_samples': data_samples})
         for sample in batch['data_samples'] if self._boxes_are_original else ():

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from ..models.head import YOLOv7SimpleHead
 from ..runtime.drawing import draw_detections
 from ..runtime.images import read_image
+from ..runtime.tiles import fit_view
 from .matching import NOTHING, EvaluatedImage, missed_boxes
 
 MAX_SIDE = 960  # pixels of the drawn pictures
@@ -95,6 +96,10 @@ def draw_inside(
         unless the head is :class:`YOLOv7SimpleHead`.
     """
     data = dataset[index]
+    if tiling := getattr(model, 'tiling', None):  # the picture as a whole, in which it looks at windows, too
+        pixels = data['inputs'].numpy().transpose(1, 2, 0)
+        pixels = fit_view(pixels, tiling.scale / max(pixels.shape[:2]))
+        data['inputs'] = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
     batch = model.data_preprocessor({'inputs': [data['inputs']], 'data_samples': [data['data_samples']]}, False)
     height, width = data['inputs'].shape[1:]
     size = batch['inputs'].shape[2:]
