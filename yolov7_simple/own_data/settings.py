@@ -186,7 +186,7 @@ def plan_lines(cfg: Config, boxes: BoxSizes, steps: int, why: Mapping[str, str])
         augmentation = f'mosaics, scaled {low:g} to {high:g} times, {mosaic.get("mixup_prob", 1.0):.0%} with mixup'
     ramps = [hook.get('gamma') for hook in hooks if type_name(hook) == 'EMAHook' and EMA_RAMP_SHARE]
     lines.append(
-        f'augmentation: {augmentation}; none of it in the last {last} epochs'
+        f'augmentation: {augmentation}, the last {last} epochs without'
         + ''.join(f'; the average of the weights takes {gamma} steps to settle' for gamma in ramps)
     )
     lines.append(f'start: {why.get("start") or start_of(cfg)}')
