@@ -20,6 +20,7 @@ from .kept_plan import KeptPlan
 from .measure import agreed, measure_costs
 from .plan import (
     EMA_RAMP_SHARE,
+    MAX_TIMED_EPOCHS,
     MIN_IMAGE_SIDE,
     EpochSchedule,
     ImageSize,
@@ -137,12 +138,12 @@ def fit_time(
     def schedule_of(epochs: int, every: int) -> EpochSchedule:
         return make_schedule(steps, epochs, limits, every)
 
-    def measure(one: ImageSize, seconds: float) -> Costs:
+    def measure(one: ImageSize, seconds: float, known: Costs | None) -> Costs:
         trial = copy.deepcopy(cfg)
         set_size(trial, one)
-        apply_schedule(trial, schedule_of(limits.epochs, 1))
+        apply_schedule(trial, schedule_of(MAX_TIMED_EPOCHS, 1))
         finish(trial)
-        return measure_costs(trial, seconds)
+        return measure_costs(trial, seconds, known)
 
     plan = plan_time(wall_time, [size, *smaller], schedule_of, measure, agreed)
     set_size(cfg, plan.size)
