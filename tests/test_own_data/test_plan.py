@@ -164,7 +164,8 @@ def fake_time(monkeypatch, seconds_a_measurement=10.0):
     monkeypatch.setattr(time, 'monotonic', lambda: clock[0])
 
     def measurer(step, calls):
-        def measure(size, budget):
+        def measure(size, budget, known):
+            assert (known is None) == (not calls)
             calls.append(size)
             clock[0] += seconds_a_measurement
             return Costs(5.0, step * size[0] ** 2 / 320**2, 1.0, 4.0)
@@ -246,13 +247,15 @@ def test_a_short_run_is_measured_and_leaves_nothing(tmp_path):
     files = sorted(tmp_path.rglob('*'))
     costs = measure_costs(cfg, 0.2)
     assert all(cost > 0 for cost in costs) and sorted(tmp_path.rglob('*')) == files
+    again = measure_costs(cfg, 0.0, costs)
+    assert again[2:] == costs[2:] and again.step > 0
 
 
 def test_a_time_is_planned_and_kept_by_a_resumed_run(tmp_path, monkeypatch):
     write_coco(tmp_path / 'data', num_images=20)
     asked = []
 
-    def measure(cfg, seconds):
+    def measure(cfg, seconds, known):
         asked.append((training_size(cfg), cfg.train_dataloader.batch_size, cfg.model.backbone.widen_factor))
         return Costs(1.0, 0.1, 0.1, 0.2)
 

@@ -29,7 +29,7 @@ def sized_parts(cfg: Config) -> Iterator[tuple[str, Any]]:
         for key, value in node.items() if is_dict else enumerate(node):
             yield from walk(value, f'{path}.{key}' if path else str(key))
 
-    return walk(cfg._cfg_dict, '')
+    return walk(dict(cfg.items()), '')
 
 
 def training_size(cfg: Config) -> ImageSize | None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
-from typing import NamedTuple
 
 from ..runtime.errors import InputError
 from ..runtime.files import write_json
@@ -14,7 +14,8 @@ from .wall_time import WallTime
 PLAN_FILE = 'plan.json'
 
 
-class KeptPlan(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class KeptPlan:
     """The plan of a first start; all None for a run that was begun before there were plans.
 
     Args:
@@ -47,7 +48,7 @@ class KeptPlan(NamedTuple):
                 kept = cls(**json.loads(path.read_text()))
             except (ValueError, TypeError) as error:
                 raise InputError(f'{path}: not the plan of a run ({error}); without it a new one is made') from error
-            kept = kept._replace(size=kept.size and tuple(kept.size))
+            kept = dataclasses.replace(kept, size=kept.size and tuple(kept.size))
         elif not (folder / 'last_checkpoint').is_file():
             return None
         before = kept.time and WallTime.parse(kept.time).seconds
@@ -61,4 +62,4 @@ class KeptPlan(NamedTuple):
 
     def write(self, out_dir: Path) -> None:
         """Write it for a later ``--resume``."""
-        write_json(out_dir / PLAN_FILE, self._asdict())
+        write_json(out_dir / PLAN_FILE, dataclasses.asdict(self))

@@ -28,7 +28,7 @@ from .wall_time import Costs
 # Epochs of a few steps, so that the first, in which images are read anew and kernels are made, is left out.
 STEPS_AN_EPOCH = 8
 MIN_STEPS_MEASURED, MAX_STEPS_MEASURED = 6, 60
-MIN_VALIDATED = 4  # batches
+MIN_VALIDATED, VALIDATION_SHARE = 4, 0.15  # batches, and share of the time for steps; the metric takes longer than that
 BEST_SHARE = 0.4  # of a checkpoint, without the optimiser
 
 
@@ -134,7 +134,7 @@ def short_config(cfg: Config, folder: str) -> Config:
     return cfg
 
 
-def measure_costs(cfg: Config, seconds: float) -> Costs:
+def measure_costs(cfg: Config, seconds: float, known: Costs | None = None) -> Costs:
     """Train a few steps of a config, evaluate a few images and save a checkpoint.
 
     All ranks do so together, and get the numbers of the main one.
@@ -142,12 +142,13 @@ def measure_costs(cfg: Config, seconds: float) -> Costs:
     Args:
         cfg: Complete, as it would be trained with.
         seconds: About how long the steps may take; some are always done.
+        known: Of a run that differs in its steps alone.
 
     Raises:
         UserError: What the run itself would be refused for.
     """
     init_default_scope(cfg.get('default_scope', 'mmdet'))
-    with tempfile.TemporaryDirectory(prefix='measure_', dir=None) as folder, quiet():
+    with tempfile.TemporaryDirectory(prefix='measure_') as folder, quiet():
         short = short_config(cfg, folder)
         begin = time.perf_counter()
         watch = Stopwatch(seconds)
@@ -156,13 +157,12 @@ def measure_costs(cfg: Config, seconds: float) -> Costs:
         with suppress(_Measured):
             runner.train()
         step, border = watch.step_and_epoch(mean_area(cfg) or float(np.mean(watch.areas)))
-        saved = save_seconds(runner, folder)
-        costs = Costs(
-            max(watch.ends[0] - begin - step, 0.0),
-            step,
-            border + saved / max((cfg.default_hooks.get('checkpoint') or {}).get('interval', 1), 1),
-            validation_seconds(runner, seconds) + BEST_SHARE * saved if runner.val_loop is not None else 0.0,
-        )
+        if known is None:
+            saved = save_seconds(runner, folder)
+            every = (cfg.default_hooks.get('checkpoint') or {}).get('interval', 1)
+            validation = BEST_SHARE * saved + validation_seconds(runner, seconds) if runner.val_loop else 0.0
+            known = Costs(0.0, 0.0, border + saved / max(every, 1), validation)
+        costs = known._replace(start=max(watch.ends[0] - begin - step, 0.0), step=step)
     del runner, watch
     gc.collect()
     if torch.cuda.is_available():
@@ -190,7 +190,7 @@ def validation_seconds(runner: Runner, seconds: float) -> float:
         loop.run_iter(i, batch)
         wait()
         ends.append(time.perf_counter())
-        if agreed(len(ends) > MIN_VALIDATED and ends[-1] - begin > seconds / 2):
+        if agreed(len(ends) > MIN_VALIDATED and ends[-1] - begin > VALIDATION_SHARE * seconds):
             break
     runner.model.train()
     total, done = len(loop.dataloader), len(ends)

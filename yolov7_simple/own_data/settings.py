@@ -17,9 +17,10 @@ from .box_sizes import SMALLEST_SIDE, BoxSizes
 from .finetune import EPOCHS_SHARE
 from .image_size import set_size, training_size
 from .kept_plan import KeptPlan
-from .measure import measure_costs
+from .measure import agreed, measure_costs
 from .plan import (
     EMA_RAMP_SHARE,
+    MAX_TIMED_EPOCHS,
     MIN_IMAGE_SIDE,
     EpochSchedule,
     ImageSize,
@@ -137,14 +138,14 @@ def fit_time(
     def schedule_of(epochs: int, every: int) -> EpochSchedule:
         return make_schedule(steps, epochs, limits, every)
 
-    def measure(one: ImageSize, seconds: float) -> Costs:
+    def measure(one: ImageSize, seconds: float, known: Costs | None) -> Costs:
         trial = copy.deepcopy(cfg)
         set_size(trial, one)
-        apply_schedule(trial, schedule_of(limits.epochs, 1))
+        apply_schedule(trial, schedule_of(MAX_TIMED_EPOCHS, 1))
         finish(trial)
-        return measure_costs(trial, seconds)
+        return measure_costs(trial, seconds, known)
 
-    plan = plan_time(wall_time, [size, *smaller], schedule_of, measure)
+    plan = plan_time(wall_time, [size, *smaller], schedule_of, measure, agreed)
     set_size(cfg, plan.size)
     return plan
 
@@ -186,7 +187,7 @@ def plan_lines(cfg: Config, boxes: BoxSizes, steps: int, why: Mapping[str, str])
         augmentation = f'mosaics, scaled {low:g} to {high:g} times, {mosaic.get("mixup_prob", 1.0):.0%} with mixup'
     ramps = [hook.get('gamma') for hook in hooks if type_name(hook) == 'EMAHook' and EMA_RAMP_SHARE]
     lines.append(
-        f'augmentation: {augmentation}; none of it in the last {last} epochs'
+        f'augmentation: {augmentation}, the last {last} epochs without'
         + ''.join(f'; the average of the weights takes {gamma} steps to settle' for gamma in ramps)
     )
     lines.append(f'start: {why.get("start") or start_of(cfg)}')

@@ -121,7 +121,8 @@ def plan_time(
     wall_time: WallTime,
     sizes: Sequence[ImageSize],
     schedule_of: ScheduleOf,
-    measure: Callable[[ImageSize, float], Costs],
+    measure: Callable[[ImageSize, float, Costs | None], Costs],
+    agree: Callable[[float], float] = float,
 ) -> TimedPlan:
     """Find the size and the length that fit.
 
@@ -129,7 +130,9 @@ def plan_time(
         wall_time: The time.
         sizes: The one to take, and smaller ones, in falling order, for where few epochs do not fit.
         schedule_of: Makes the schedule of a number of epochs, with validations so many times rarer.
-        measure: What training costs at a size, found in about so many seconds.
+        measure: What training costs at a size, found in about so many seconds, the same on all ranks; given costs of
+            another size, it need not measure anew what differs little.
+        agree: Gives all ranks the number of the main one.
 
     Raises:
         InputError: The time is too short for :data:`LEAST_STEPS` or an epoch at any size; the message says the least.
@@ -137,16 +140,16 @@ def plan_time(
     budget = MEASURED_SHARE * wall_time.seconds
     steps = schedule_of(1, 1).steps
     size, smaller = sizes[0], sizes[1:]
-    costs = measure(size, budget)
-    found = longest(costs, wall_time.left, schedule_of)
+    costs = measure(size, budget, None)
+    found = longest(costs, agree(wall_time.left), schedule_of)
     enough = math.ceil(ENOUGH_STEPS / steps)
     if smaller and (found is None or found.epochs < enough):
-        # As if all grew with the number of pixels, which it does but for reading: measured again.
-        seconds = wall_time.left - budget
+        # As if steps grew with the number of pixels, which they do but for reading: measured again.
+        seconds = agree(wall_time.left) - budget
         guesses = ((one, longest(at_size(costs, size, one), seconds, schedule_of)) for one in smaller)
         size = next((one for one, guess in guesses if guess and guess.epochs >= enough), smaller[-1])
-        costs = measure(size, budget)
-        found = longest(costs, wall_time.left, schedule_of)
+        costs = measure(size, budget, costs)
+        found = longest(costs, agree(wall_time.left), schedule_of)
     if found is None or found.epochs * steps < LEAST_STEPS:
         least = math.ceil(LEAST_STEPS / steps)
         least = schedule_of(least, least)
@@ -162,6 +165,5 @@ def plan_time(
 
 
 def at_size(costs: Costs, size: ImageSize, other: ImageSize) -> Costs:
-    """Costs at another size, by the number of pixels."""
-    share = math.prod(other) / math.prod(size)
-    return costs._replace(step=share * costs.step, validation=share * costs.validation)
+    """Costs at another size, by the number of pixels; of a validation the metric takes the most."""
+    return costs._replace(step=costs.step * math.prod(other) / math.prod(size))
