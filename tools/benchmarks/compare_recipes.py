@@ -72,6 +72,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     'decay_0.01': {'decay': 0.01},
     'decay_0.2': {'decay': 0.2},
     # Twice the steps; the rate follows the batch, or stays.
+    'lr_8': {'lr': 8.0},
     'batch_4': {'batch': 4},
     'batch_4_same_lr': {'batch': 4, 'lr': 2.0},
     'no_l1': {'l1': False},

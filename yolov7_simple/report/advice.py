@@ -20,7 +20,7 @@ from ..utils.configs import innermost_dataset, type_name
 from .error_types import CORRECT, Errors, ErrorType, Losses, find_errors, mean_ap50, mend
 from .matching import CROWD, Evaluated, EvaluatedImage, above
 
-MIN_GAIN = 0.01  # AP50 from which a type of error matters,
+MIN_AP50 = 0.01  # AP50 from which a type of error matters,
 MIN_COUNT_SHARE = 0.05  # or the share of the boxes that there are errors
 IOU_THRESHOLDS = (0.65, 0.6, 0.55, 0.5, 0.45)  # of NMS, to try
 TINY_SIDE = 8  # pixels in the network, below which little is learned
@@ -82,12 +82,12 @@ def by_cost(losses: Losses) -> list[ErrorType]:
 def matters(losses: Losses) -> list[ErrorType]:
     """Types of error that are worth a word, the costliest first."""
     least, counts = MIN_COUNT_SHARE * len(losses.errors.gt_labels), losses.shown.counts()
-    return [one for one in by_cost(losses) if losses.gains[one] >= MIN_GAIN or counts[one] > least]
+    return [one for one in by_cost(losses) if losses.gains[one] >= MIN_AP50 or counts[one] > least]
 
 
 def summarize(losses: Losses) -> str:
     """One line: AP50, and which types of error cost most of it."""
-    costs = [f'{TYPE_NAMES[one]} {losses.gains[one]:.3f}' for one in matters(losses) if losses.gains[one] >= MIN_GAIN]
+    costs = [f'{TYPE_NAMES[one]} {losses.gains[one]:.3f}' for one in matters(losses) if losses.gains[one] >= MIN_AP50]
     return f'AP50 {losses.ap50:.3f}; mending one type of error would add: {", ".join(costs) or "less than 0.01"}'
 
 

@@ -17,7 +17,7 @@ from .matching import BACKGROUND_THR, NOTHING, EvaluatedImage, above, pairwise_i
 
 SIDE = 480  # pixels of the longer side of a picture
 MIN_PART = 48  # pixels of the image in it, so that something can be recognised
-MARGIN = 0.6  # around the boxes, of their longer side
+AROUND = 0.6  # around the boxes, of their longer side
 OTHER = (255, 170, 60)  # BGR
 MAX_OTHERS = 5  # other detections in a picture
 LINE = 6  # pixels of the error
@@ -140,7 +140,7 @@ def draw_case(image: EvaluatedImage, case: Case, classes: Sequence[str], score_t
 def part_around(boxes: NDArray, width: int, height: int) -> tuple[int, int, int, int]:
     """A square around boxes (N, 4), as far as it is in the image: left, top, right and bottom."""
     low, high = boxes[:, :2].min(0), boxes[:, 2:].max(0)
-    half = max((high - low).max() * (0.5 + MARGIN), MIN_PART / 2)
+    half = max((high - low).max() * (0.5 + AROUND), MIN_PART / 2)
     center = np.clip((low + high) / 2, 0, [width - 1, height - 1])
     left, top = np.floor((center - half).clip(0)).astype(int).tolist()
     right, bottom = np.ceil(np.minimum(center + half, [width, height])).astype(int).tolist()
