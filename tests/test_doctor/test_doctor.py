@@ -78,7 +78,7 @@ def test_what_is_not_enough_for_a_warning():
 def test_boxes_are_small_at_the_size_of_the_config():
     boxes = {i: [(0, 20, 30, 32, 90), (1, 20, 30, 99, 99)] for i in range(20)}
     assert not found(some_set(boxes=boxes)) and 'tiny boxes' in found(some_set(boxes=boxes, size=(640, 400)))
-    assert input_size(Config.fromfile(SMALL_CONFIG)) == (SMALL_CONFIG.name, (320, 320), 4.0)
+    assert input_size(Config.fromfile(SMALL_CONFIG)) == (SMALL_CONFIG.name, (320, 320), 4.0, None)
     large = ROOT / 'configs/yolov7/yolov7_tiny_8xb16-300e_coco.py'
     assert input_size(Config.fromfile(large)) == (large.name, (640, 640), 8.0)
 

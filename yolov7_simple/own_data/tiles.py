@@ -17,6 +17,7 @@ from ..utils.configs import innermost_dataset, type_name
 from .box_sizes import SMALLEST_SIDE, BoxSizes, read_box_sizes
 
 DIVISOR = 32
+DEFAULT_SCALE = (640, 640)  # of MosaicAffineMixUp
 MAX_LOST_SHARE = 1 / 3  # of the boxes; beyond it windows are used without being asked for
 TOLD_SHARE = 0.02  # of the boxes; what is less is not told
 # A window is chosen so that nine of ten boxes have a shorter side of this many pixels in the network's input.
@@ -84,18 +85,22 @@ def plan_tiles(cfg: Config, ann_file: Path, tile: int | Literal['auto'] | None) 
         below = given // DIVISOR * DIVISOR
         raise InputError(f'--tile {given}: must be a multiple of {DIVISOR}, such as {below or DIVISOR}')
     problem = find_problem_with_tiles(cfg)
-    if problem:
-        if tile:
-            raise InputError(f'{cfg.filename}: --tile needs {problem}')
-        return None, ''
+    if problem and tile:
+        raise InputError(f'{cfg.filename}: --tile needs {problem}')
+    mosaic = find_mosaic(cfg)
+    if mosaic is None:
+        return None, ''  # and the size is not known
     sizes = read_box_sizes(ann_file)
-    scale = mosaic_of(cfg)['img_scale'][0]
-    lost = int((sizes.shorter((scale, scale)) < SMALLEST_SIDE).sum())
+    scale, height = mosaic.get('img_scale', DEFAULT_SCALE)
+    lost = int((sizes.shorter((scale, height)) < SMALLEST_SIDE).sum())
     share = lost / max(len(sizes.sides), 1)
     why = (
         f'{lost} of {len(sizes.sides)} training boxes ({share:.0%}) are below {SMALLEST_SIDE:g} pixels at '
-        f'{scale} x {scale}'
+        f'{scale} x {height}'
     )
+    advice = f'{why}: a larger size keeps more of them' if share >= TOLD_SHARE else ''
+    if problem:
+        return None, advice
     largest = int(sizes.images.max())
     if given and given >= largest:
         raise InputError(
@@ -106,31 +111,30 @@ def plan_tiles(cfg: Config, ann_file: Path, tile: int | Literal['auto'] | None) 
     if side < DIVISOR or not (tile or (tile is None and share > MAX_LOST_SHARE)):
         if tile == 'auto':
             raise InputError(f'--tile: pictures of at most {largest} pixels are too small to be cut; leave it out')
-        advice = 'a larger size keeps more of them' + (
-            ', or --tile, which trains and detects in windows' * (side >= DIVISOR)
-        )
-        return None, f'{why}: {advice}' if share >= TOLD_SHARE else ''
+        return None, advice and advice + ', or --tile, which trains and detects in windows' * (side >= DIVISOR)
     tiles = Tiles(side, choose_overlap(sizes, side), scale, sizes.images, why)
     factors = scale / np.minimum(sizes.images, side).max(1)
     left = int((sizes.sides.min(1) * factors[sizes.owners] < SMALLEST_SIDE).sum())
     return tiles._replace(why=f'{why}, {left} in windows'), ''
 
 
-def mosaic_of(cfg: Config) -> dict:
-    """The dict of the mosaic of a config that has one, and no :func:`find_problem_with_tiles`."""
-    return next(step for step in cfg.train_dataloader.dataset.pipeline if type_name(step) == 'MosaicAffineMixUp')
+def find_mosaic(cfg: Config) -> dict | None:
+    """The dict of the mosaic of a config, if it has one."""
+    steps = cfg.train_dataloader.dataset.get('pipeline', ())
+    mosaics = [step for step in steps if type_name(step) == 'MosaicAffineMixUp']
+    return mosaics[0] if len(mosaics) == 1 else None
 
 
 def find_problem_with_tiles(cfg: Config) -> str | None:
     """Say what a config lacks to be trained in windows; None if it lacks nothing."""
     dataset = cfg.train_dataloader.dataset
-    mosaics = [step for step in dataset.get('pipeline', ()) if type_name(step) == 'MosaicAffineMixUp']
-    if type_name(dataset) != 'SeededMixDataset' or len(mosaics) != 1:
+    mosaic = find_mosaic(cfg)
+    if type_name(dataset) != 'SeededMixDataset' or mosaic is None:
         return 'a train_dataloader.dataset of type SeededMixDataset with one MosaicAffineMixUp, which reads the windows'
     steps = [type_name(step) for step in innermost_dataset(dataset).get('pipeline', ())]
     if steps != ['LoadAnnotations'] or type_name(dataset['dataset']) != 'CheckedCocoDataset':
         return f'a CheckedCocoDataset in it, with a pipeline of LoadAnnotations alone and not {steps}'
-    width, height = mosaics[0].get('img_scale', (640, 640))
+    width, height = mosaic.get('img_scale', DEFAULT_SCALE)
     if width != height or width % DIVISOR:
         return f'a square img_scale, in multiples of {DIVISOR}, and MosaicAffineMixUp has {width} x {height}'
     if type_name(cfg.model) != 'SingleStageDetector':
