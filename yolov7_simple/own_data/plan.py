@@ -19,8 +19,6 @@ MIN_EPOCHS = 50
 MIN_WARMUP_STEPS = 100
 MAX_WARMUP_SHARE = 0.1
 LAST_STAGE_SHARE = 0.3
-# Of the average of the weights: its ramp (gamma) as a share of all steps. None: as in the config.
-EMA_RAMP_SHARE: float | None = None
 # Options of MosaicAffineMixUp in the place of the config's.
 AUGMENTATION: dict[str, Any] = {}
 # Factor of the learning rate.

@@ -9,7 +9,7 @@ from mmengine.config import Config
 
 from ..runtime.errors import InputError
 from ..utils.configs import type_name
-from .plan import EMA_RAMP_SHARE, EpochSchedule, Limits, default_epochs, make_schedule
+from .plan import EpochSchedule, Limits, default_epochs, make_schedule
 
 
 def num_processes() -> int:
@@ -54,8 +54,6 @@ def apply_schedule(cfg: Config, schedule: EpochSchedule) -> None:
     for hook in cfg.get('custom_hooks', []):
         if type_name(hook) == 'LastStageHook':
             hook['num_last_epochs'] = last
-        elif type_name(hook) == 'EMAHook' and EMA_RAMP_SHARE:
-            hook['gamma'] = max(1, round(EMA_RAMP_SHARE * epochs * steps))
     cfg.train_cfg.update(max_epochs=epochs, val_interval=interval, dynamic_intervals=[(epochs - last, every)])
     # Twice an epoch, or more often.
     cfg.default_hooks.logger.interval = min(cfg.default_hooks.logger.get('interval', 10), max(1, steps // 2))

@@ -19,7 +19,6 @@ from .image_size import set_size, training_size
 from .kept_plan import KeptPlan
 from .measure import agreed, measure_costs
 from .plan import (
-    EMA_RAMP_SHARE,
     MAX_TIMED_EPOCHS,
     MIN_IMAGE_SIDE,
     EpochSchedule,
@@ -185,11 +184,7 @@ def plan_lines(cfg: Config, boxes: BoxSizes, steps: int, why: Mapping[str, str])
     if mosaic:
         low, high = mosaic.get('scaling_ratio_range', (0.1, 2.0))
         augmentation = f'mosaics, scaled {low:g} to {high:g} times, {mosaic.get("mixup_prob", 1.0):.0%} with mixup'
-    ramps = [hook.get('gamma') for hook in hooks if type_name(hook) == 'EMAHook' and EMA_RAMP_SHARE]
-    lines.append(
-        f'augmentation: {augmentation}, the last {last} epochs without'
-        + ''.join(f'; the average of the weights takes {gamma} steps to settle' for gamma in ramps)
-    )
+    lines.append(f'augmentation: {augmentation}, the last {last} epochs without')
     lines.append(f'start: {why.get("start") or start_of(cfg)}')
     return lines
 
