@@ -80,7 +80,7 @@ def test_boxes_are_small_at_the_size_of_the_config():
     assert not found(some_set(boxes=boxes)) and 'tiny boxes' in found(some_set(boxes=boxes, size=(640, 400)))
     assert input_size(Config.fromfile(SMALL_CONFIG)) == (SMALL_CONFIG.name, (320, 320), 4.0, None)
     large = ROOT / 'configs/yolov7/yolov7_tiny_8xb16-300e_coco.py'
-    assert input_size(Config.fromfile(large)) == (large.name, (640, 640), 8.0)
+    assert input_size(Config.fromfile(large)) == (large.name, (640, 640), 8.0, None)
 
 
 def test_nothing_to_learn_from_is_an_error():

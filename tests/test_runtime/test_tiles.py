@@ -62,6 +62,14 @@ def test_a_weak_whole_box_does_not_replace_a_sure_cut_one():
     assert found_twice == [(80, 20, 110, 60, 0.8)]
 
 
+def test_what_a_window_holds_is_left_to_the_windows():
+    assert merge(found((20, 20, 40, 40, 0.9), (80, 20, 130, 60, 0.8)), NOTHING, NOTHING) == [(80, 20, 130, 60, 0.8)]
+    # At the border of the picture nothing is cut.
+    assert merge(found((0, 0, 100, 100, 0.9), (0, 0, 110, 100, 0.8)), NOTHING, NOTHING) == [(0, 0, 110, 100, 0.8)]
+    boxes, *_ = merge_views(np.array([PICTURE]), [found((20, 20, 40, 40, 0.9))], 0.7)
+    assert len(boxes) == 1  # of a picture without windows
+
+
 def test_two_parts_of_an_object_that_no_view_sees_whole_become_one():
     parts = found((60, 20, 110, 60, 0.8)), found((90, 21, 150, 60, 0.7))
     assert merge(NOTHING, *parts) == [(60, 20, 150, 60, 0.8)]

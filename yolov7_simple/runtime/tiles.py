@@ -22,9 +22,11 @@ MAX_PAIRS = 1 << 20  # that are compared at a time
 SAME_IOU = 0.5
 # Of the smaller of two boxes, both views must see so much.
 MIN_COMMON = 0.2
-# A box that ends where its window ends, within this share of it, is taken to be cut. It counts for this much less than
-# one that is not, when it comes to which of the two stays.
-MARGIN, CUT_WEIGHT = 0.01, 0.3
+# A box that ends where its window ends, within this share of it, is taken to be cut.
+MARGIN = 0.02
+# Which of two boxes stays is decided by their scores, times this for one that is cut, and for one of the picture as a
+# whole that a window shows larger.
+CUT_WEIGHT, COARSE_WEIGHT = 0.15, 0.3
 
 
 class Tiling(NamedTuple):
@@ -107,7 +109,8 @@ def merge_views(views: NDArray, found: Sequence[Found], iou_threshold: float, ag
     to the whole one, of which that window sees no more. Of two, the better one stays, and rather one that is not cut;
     of two that are cut, what both cover. The detections of a single view are of different objects, however close: its
     NMS has seen to that. So a box that stays takes away one detection of each other view, and others only if that NMS
-    would have done so.
+    would have done so. What the picture as a whole shows in a place where a window would show it larger, and does not,
+    is left out.
 
     Args:
         views: (V, 4), xyxy, the whole picture first.
@@ -122,8 +125,12 @@ def merge_views(views: NDArray, found: Sequence[Found], iou_threshold: float, ag
     boxes = boxes.astype(np.float32).reshape(-1, 4)
     owners = np.repeat(np.arange(len(views)), [len(one[1]) for one in found])
     cut = is_cut(boxes, views[owners], views[0])
-    order = np.argsort(-scores * np.where(cut, CUT_WEIGHT, 1), kind='stable')[:MAX_DETECTIONS]
-    boxes, scores, labels, owners, cut = (values[order] for values in (boxes, scores, labels, owners, cut))
+    coarse = (owners == 0) & is_held(boxes, views)
+    weights = np.where(cut, CUT_WEIGHT, np.where(coarse, COARSE_WEIGHT, 1))
+    order = np.argsort(-scores * weights, kind='stable')[:MAX_DETECTIONS]
+    boxes, scores, labels, owners, cut, coarse = (
+        values[order] for values in (boxes, scores, labels, owners, cut, coarse)
+    )
     classes = np.zeros_like(labels) if agnostic else labels
     stays = np.ones(len(boxes), bool)
     merged, best = boxes.copy(), scores.copy()
@@ -137,13 +144,14 @@ def merge_views(views: NDArray, found: Sequence[Found], iou_threshold: float, ag
         same = others[ranked][np.r_[True, np.diff(owners[others][ranked]) > 0]]
         stays[others[alike > iou_threshold]] = False
         stays[same] = False
+        coarse[i] = False  # a window shows it, too
         parts = same[cut[same] & (scores[same] >= CUT_WEIGHT * scores[i])]
         if len(parts):
             best[i] = max(best[i], scores[parts].max())  # the parts of an object are as sure as the object
             if cut[i]:
                 merged[i, :2] = np.minimum(boxes[i, :2], boxes[parts, :2].min(0))
                 merged[i, 2:] = np.maximum(boxes[i, 2:], boxes[parts, 2:].max(0))
-    kept = np.flatnonzero(stays)
+    kept = np.flatnonzero(stays & ~coarse)
     kept = kept[np.argsort(-best[kept], kind='stable')]
     return merged[kept], best[kept], labels[kept]
 
@@ -153,6 +161,15 @@ def is_cut(boxes: NDArray, views: NDArray, picture: NDArray) -> NDArray[np.bool_
     margin = MARGIN * (views[:, 2:] - views[:, :2]).max(1, keepdims=True)
     ends = np.concatenate([boxes[:, :2] <= views[:, :2] + margin, boxes[:, 2:] >= views[:, 2:] - margin], 1)
     return (ends & (views != picture)).any(1)
+
+
+def is_held(boxes: NDArray, views: NDArray) -> NDArray[np.bool_]:
+    """Whether a window, of views (V, 4) beside the first, shows all of a box and does not cut it: (N, 4) -> (N,)."""
+    held = np.zeros(len(boxes), bool)
+    for window in views[1:]:
+        inside = (boxes[:, :2] >= window[:2]).all(1) & (boxes[:, 2:] <= window[2:]).all(1)
+        held |= inside & ~is_cut(boxes, window[None], views[0])
+    return held
 
 
 def find_alike(
