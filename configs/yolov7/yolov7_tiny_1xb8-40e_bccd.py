@@ -47,6 +47,6 @@ next(one for one in param_scheduler if one.type == 'LinearLR').end = 2
 next(one for one in param_scheduler if one.type == 'CosineToEndLR').begin = 2
 custom_hooks = _base_.custom_hooks
 next(hook for hook in custom_hooks if hook.type == 'LastStageHook').num_last_epochs = 12
-optim_wrapper = dict(optimizer=dict(lr=0.001))
+optim_wrapper = dict(optimizer=dict(lr=0.003))
 auto_scale_lr = dict(base_batch_size=8)
 default_hooks = dict(logger=dict(interval=10))

@@ -14,7 +14,8 @@ from tool_runs import scalars, tool
 from yolov7_simple.models.rtodlab import SIZES, convert_state_dict
 from yolov7_simple.models.rtodlab_weights import MIRROR, WEIGHTS
 from yolov7_simple.own_data.config import own_config
-from yolov7_simple.own_data.finetune import LEARNING_RATE_SHARE, adapt_classes
+from yolov7_simple.own_data.finetune import adapt_classes
+from yolov7_simple.own_data.plan import learning_rate
 from yolov7_simple.runtime.errors import UserError
 from yolov7_simple.utils.checkpoint import read_checkpoint
 
@@ -102,7 +103,7 @@ def test_from_published_weights_to_a_run_that_needs_no_network(release, pets, tm
     assert 'start anew' not in output and 'do not match' not in output
     cfg = Config.fromfile(work / 'work.py')
     assert cfg.load_from == str(work / 'own_data/pretrained.pth')
-    assert cfg.optim_wrapper.optimizer.lr == Config.fromfile(CONFIG).optim_wrapper.optimizer.lr * LEARNING_RATE_SHARE
+    assert cfg.optim_wrapper.optimizer.lr == learning_rate(cfg.train_dataloader.batch_size, is_trained=True)
     expected = convert_state_dict(torch.load(release.folder / WEIGHTS['yolov7_tiny'].file)['model'])
     start = read_checkpoint(cfg.load_from)['state_dict']
     assert torch.equal(start['neck.spp.fuse.conv.weight'], expected['neck.spp.fuse.conv.weight'])

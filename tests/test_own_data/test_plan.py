@@ -10,7 +10,7 @@ import torch
 from conftest import ROOT, write_coco
 from mmengine.config import Config
 
-from yolov7_simple.own_data import batch_size, measure, plan, settings, wall_time
+from yolov7_simple.own_data import batch_size, measure, plan, schedule, settings, wall_time
 from yolov7_simple.own_data.batch_size import largest_batch, most_boxes, train_noise, within_memory
 from yolov7_simple.own_data.box_sizes import BoxSizes
 from yolov7_simple.own_data.config import own_config
@@ -107,20 +107,39 @@ def test_the_plan_is_told_in_five_lines_and_options_win(tmp_path, monkeypatch):
     assert lines[2].startswith('length: 7 epochs of 2 steps, as asked for; 1 of them')
     cfg, lines = plan_of(tmp_path, options={'train_dataloader.batch_size': 4, 'optim_wrapper.accumulative_counts': 2})
     assert lines[1] == (
-        'batch: 4 images, as --cfg-options say, 2 of them accumulated; 8 images an update; learning rate 0.001 for it'
+        'batch: 4 images, as --cfg-options say, 2 of them accumulated; 8 images an update; learning rate '
+        '0.003, as measured for random weights'
     )
 
 
 def test_the_recipes_constants_reach_the_config(tmp_path, monkeypatch):
-    from yolov7_simple.own_data import config
-
     write_coco(tmp_path / 'data', num_images=20)
     monkeypatch.setitem(plan.AUGMENTATION, 'mixup_prob', 0.25)
-    monkeypatch.setattr(config, 'RATE_FACTOR', 2.0)
+    monkeypatch.setattr(plan, 'RATE', 0.002)
     cfg, lines = plan_of(tmp_path)
     assert cfg.train_dataloader.dataset.pipeline[0].mixup_prob == 0.25 and '25% with mixup' in lines[3]
     assert cfg.optim_wrapper.optimizer.lr == 0.002 and 'learning rate 0.002' in lines[1]
     assert plan_of(tmp_path, options={'optim_wrapper.optimizer.lr': 0.003})[0].optim_wrapper.optimizer.lr == 0.003
+
+
+def test_the_rate_is_that_of_short_runs_and_grows_with_the_root_of_the_batch(tmp_path, monkeypatch):
+    write_coco(tmp_path / 'data', num_images=20)
+    for batch, rate in ((2, 0.0015), (8, 0.003), (200, 0.004)):
+        cfg, _ = plan_of(tmp_path, config=COCO, options={'train_dataloader.batch_size': batch})
+        assert cfg.optim_wrapper.optimizer.lr == rate and cfg.auto_scale_lr.base_batch_size == batch
+    for options in ({'load_from': 'trained.pth'}, {'optim_wrapper.optimizer.type': 'SGD'}):
+        cfg, lines = plan_of(tmp_path, options=options)
+        assert cfg.optim_wrapper.optimizer.lr == (0.0005 if 'load_from' in options else 0.003)
+    monkeypatch.setattr(schedule, 'SHORT_RUN', 5)
+    cfg, lines = plan_of(tmp_path, config=COCO)
+    assert (cfg.optim_wrapper.optimizer.lr, cfg.auto_scale_lr.base_batch_size) == (0.002, 128)
+    assert 'learning rate 0.00025, as in the config' in lines[1]
+    monkeypatch.undo()
+    # A run that was begun before there were plans goes on with the rate that it had.
+    (tmp_path / 'begun').mkdir()
+    (tmp_path / 'begun/last_checkpoint').write_text('epoch_1.pth')
+    cfg, lines = plan_of(tmp_path, config=COCO, resumed=tmp_path / 'begun')
+    assert 'learning rate 0.00025, as in the config' in lines[1]
 
 
 @pytest.mark.parametrize(
@@ -333,7 +352,7 @@ def test_the_batch_that_is_found_rules_steps_and_rate(tmp_path, monkeypatch):
     cfg, lines = plan_of(tmp_path, config=COCO)
     assert seen[0] == (16, (256, 256), 'cuda', 2)
     assert cfg.train_dataloader.batch_size == 10 and lines[1] == (
-        'batch: 10 images, the most that the memory holds; learning rate 0.000156 for it'
+        'batch: 10 images, the most that the memory holds; learning rate 0.00335, as measured for random weights'
     )
     assert '40 steps' in lines[2]
     monkeypatch.setattr(batch_size, 'peak_memory', lambda *args: 1)

@@ -119,6 +119,7 @@ def make_config(args: argparse.Namespace, ann_file: Path, classes: tuple[str, ..
         data_root=f'{args.data}/', ann_file=str(ann_file), data_prefix=dict(img=''), metainfo=dict(classes=classes)
     )
     cfg.train_dataloader.update(num_workers=0, persistent_workers=False)
+    cfg.optim_wrapper.optimizer.lr = 0.001  # which the recipes here are relative to
     for split in ('val', 'test'):
         loader = cfg[f'{split}_dataloader']
         loader.update(num_workers=0, persistent_workers=False)

@@ -46,8 +46,8 @@ from yolov7_simple.own_data.config import set_schedule
 from yolov7_simple.runtime.files import make_folder, write_json
 
 SPLITS = ('train', 'val', 'test')
-# The recipe by feel, that of configs/yolov7/yolov7_tiny_1xb8-40e_bccd.py before it was measured, which all rows of RECIPES
-# start from. The rate is for a batch of 8 and follows it.
+# What all rows of RECIPES start from: the recipe by feel of configs/yolov7/yolov7_tiny_1xb8-40e_bccd.py, before it was
+# measured. The rate is for a batch of 8 and follows it.
 BEFORE = {
     'lr': 0.001,
     'decay': 0.05,

@@ -21,14 +21,14 @@ from ..utils.configs import innermost_dataset, type_name
 from ..utils.shared_files import free_bytes
 from .batch_size import AUTO, BATCH_SIZE
 from .box_sizes import read_box_sizes
-from .finetune import EPOCHS_SHARE, LEARNING_RATE_SHARE, use_pretrained
+from .finetune import EPOCHS_SHARE, use_pretrained
 from .folder import OwnData, read_own_data
 from .image_size import all_sizes, training_size
 from .kept_plan import KeptPlan
-from .plan import AUGMENTATION, RATE_FACTOR, default_epochs, make_schedule, named
-from .schedule import apply_schedule, count_steps, read_limits
+from .plan import AUGMENTATION, default_epochs, make_schedule, named
+from .schedule import AS_BEFORE, AS_OPTIONS, apply_schedule, count_steps, read_limits, set_rate, total_batch
 from .schedule import set_schedule as set_schedule  # where it was before
-from .settings import AS_BEFORE, fit_batch, fit_size, fit_time, plan_lines
+from .settings import fit_batch, fit_size, fit_time, plan_lines
 from .tiles import Tiles, set_tiles
 from .wall_time import WallTime
 
@@ -98,10 +98,8 @@ def own_config(
         if kept and kept.epochs:
             epochs, why['length'] = kept.epochs, AS_BEFORE + (f', for --time {kept.time}' if kept.time else '')
     make_folder(out_dir)
-    cfg.optim_wrapper.optimizer.lr *= RATE_FACTOR
     if pretrained is not None:
-        lr_share = 1.0 if 'optim_wrapper.optimizer.lr' in options else LEARNING_RATE_SHARE
-        why['start'] = use_pretrained(cfg, pretrained, data.classes, out_dir / 'pretrained.pth', lr_share)
+        why['start'] = use_pretrained(cfg, pretrained, data.classes, out_dir / 'pretrained.pth')
     elif resumed:
         why['start'] = 'where the run was stopped'
 
@@ -119,6 +117,9 @@ def own_config(
     else:
         schedule = make_schedule(steps, epochs, limits, kept.every if kept and kept.every else 1)
     apply_schedule(cfg, schedule)
+    is_trained = pretrained is not None or bool(cfg.get('load_from'))
+    has_rate = 'optim_wrapper.optimizer.lr' in options
+    why['rate'] = AS_OPTIONS if has_rate else set_rate(cfg, schedule, is_trained, kept)
     finish(cfg)
     KeptPlan(
         cfg.train_cfg.max_epochs,
@@ -126,6 +127,7 @@ def own_config(
         cfg.train_dataloader.batch_size,
         tiles.side if tiles else 0,
         schedule.every,
+        (cfg.optim_wrapper.optimizer.lr, cfg.auto_scale_lr.get('base_batch_size', total_batch(cfg))),
         kept.time if kept else wall_time and wall_time.text,
     ).write(out_dir)
     # mmengine names the config that it saves in the work dir after this one.

@@ -25,9 +25,7 @@ EPOCHS_SHARE = 1 / 3
 LEARNING_RATE_SHARE = 0.5
 
 
-def use_pretrained(
-    cfg: Config, weights: str, classes: Sequence[str], file: Path, lr_share: float = LEARNING_RATE_SHARE
-) -> str:
+def use_pretrained(cfg: Config, weights: str, classes: Sequence[str], file: Path) -> str:
     """Let a training start from trained weights, fitted to its classes.
 
     Args:
@@ -36,7 +34,6 @@ def use_pretrained(
             mmengine; empty: the published detector of the config's size.
         classes: Of the training.
         file: Where to write the fitted weights: the config then needs nothing else, and no network.
-        lr_share: Of the learning rate.
 
     Returns:
         In words: what it starts from, and which classes keep their rows.
@@ -55,9 +52,8 @@ def use_pretrained(
         torch.save({'state_dict': adapted, 'meta': {'dataset_meta': {'classes': tuple(classes)}}}, temporary)
     cfg.load_from = str(file.resolve())
     cfg.model.backbone.pop('init_cfg', None)  # its weights are in the file
-    cfg.optim_wrapper.optimizer.lr *= lr_share
     anew = [name for name in classes if name not in kept]
-    parts = [f'from {weights}' + (f', at {lr_share:g} times the learning rate' if lr_share != 1 else '')]
+    parts = [f'from {weights}']
     if kept:
         parts.append(f'class rows kept for {examples(kept)}')
     if anew:

@@ -24,6 +24,7 @@ class KeptPlan:
         batch_size: Of each process.
         tile: Side of the windows; 0 for none.
         every: How many times rarer than else validations are.
+        rate: Learning rate, and the batch that it is for.
         time: The time that was asked for, as it was given.
     """
 
@@ -32,6 +33,7 @@ class KeptPlan:
     batch_size: int | None = None
     tile: int | None = None
     every: int | None = None
+    rate: tuple[float, int] | None = None
     time: str | None = None
 
     @classmethod

@@ -21,8 +21,12 @@ MAX_WARMUP_SHARE = 0.1
 LAST_STAGE_SHARE = 0.3
 # Options of MosaicAffineMixUp in the place of the config's.
 AUGMENTATION: dict[str, Any] = {}
-# Factor of the learning rate.
-RATE_FACTOR = 1.0
+# Learning rate of AdamW for an update of RATE_BATCH images, in the place of the config's, from random weights and from
+# trained ones. For another batch it grows with its root, as AdamW's steps do not grow with it, up to MAX_RATE. Runs of
+# more than SHORT_RUN steps have the config's.
+RATE, TRAINED_RATE, MAX_RATE = 0.003, 0.0005, 0.004
+RATE_BATCH = 8
+SHORT_RUN = 30_000
 
 # Size of the images. It grows from the config's until at most such a share of the boxes has a shorter side below so
 # many pixels, but neither above MAX_IMAGE_SIDE nor MAX_GROWTH times the config's, since the cost grows with the area.
@@ -96,6 +100,16 @@ def choose_size(boxes: BoxSizes, base: ImageSize) -> tuple[ImageSize, str]:
     if len(sizes) > 1 and gain >= MIN_GAIN:
         return sizes[-1], f'the largest for a config of {named(base)}, since {why}'
     return base, f'as in the config, though {why}'
+
+
+def learning_rate(num_images: int, is_trained: bool) -> float:
+    """Learning rate of a short run.
+
+    Args:
+        num_images: Of an update.
+        is_trained: Whether it starts from trained weights.
+    """
+    return min((TRAINED_RATE if is_trained else RATE) * math.sqrt(num_images / RATE_BATCH), MAX_RATE)
 
 
 class EpochSchedule(NamedTuple):

@@ -9,7 +9,13 @@ from mmengine.config import Config
 
 from ..runtime.errors import InputError
 from ..utils.configs import type_name
-from .plan import EpochSchedule, Limits, default_epochs, make_schedule
+from .finetune import LEARNING_RATE_SHARE
+from .kept_plan import KeptPlan
+from .plan import SHORT_RUN, EpochSchedule, Limits, default_epochs, learning_rate, make_schedule
+
+AS_CONFIG = 'as in the config'
+AS_OPTIONS = 'as --cfg-options say'
+AS_BEFORE = 'as at the first start'
 
 
 def num_processes() -> int:
@@ -58,6 +64,29 @@ def apply_schedule(cfg: Config, schedule: EpochSchedule) -> None:
     # Twice an epoch, or more often.
     cfg.default_hooks.logger.interval = min(cfg.default_hooks.logger.get('interval', 10), max(1, steps // 2))
     cfg.auto_scale_lr.enable = True  # from the real batch, of all GPUs and all that is accumulated
+
+
+def set_rate(cfg: Config, schedule: EpochSchedule, is_trained: bool, kept: KeptPlan | None) -> str:
+    """Set the learning rate; return why it is that.
+
+    Args:
+        cfg: With batch and length; its rate is for its ``auto_scale_lr.base_batch_size``.
+        schedule: Its length.
+        is_trained: Whether it starts from a detector's trained weights.
+        kept: Of the first start; of one before there were plans, the rate is the config's.
+    """
+    optimizer = cfg.optim_wrapper.optimizer
+    if kept and kept.rate:
+        optimizer.lr, cfg.auto_scale_lr.base_batch_size = kept.rate
+        return AS_BEFORE
+    if not kept and type_name(optimizer) == 'AdamW' and schedule.epochs * schedule.steps <= SHORT_RUN:
+        optimizer.lr = learning_rate(total_batch(cfg), is_trained)
+        cfg.auto_scale_lr.base_batch_size = total_batch(cfg)
+        return 'as measured for ' + ('trained weights' if is_trained else 'random weights')
+    if is_trained:
+        optimizer.lr *= LEARNING_RATE_SHARE
+        return f'{LEARNING_RATE_SHARE:g} times that of the config, for trained weights'
+    return AS_CONFIG
 
 
 def set_schedule(cfg: Config, num_images: int, epochs: int | None) -> EpochSchedule:

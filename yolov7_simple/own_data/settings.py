@@ -30,13 +30,9 @@ from .plan import (
     num_below,
     scaled,
 )
-from .schedule import apply_schedule, total_batch
+from .schedule import AS_BEFORE, AS_CONFIG, AS_OPTIONS, apply_schedule, total_batch
 from .tiles import DIVISOR, Tiles, plan_tiles
 from .wall_time import Costs, TimedPlan, WallTime, plan_time
-
-AS_CONFIG = 'as in the config'
-AS_OPTIONS = 'as --cfg-options say'
-AS_BEFORE = 'as at the first start'
 
 
 def fit_size(
@@ -156,7 +152,7 @@ def plan_lines(cfg: Config, boxes: BoxSizes, steps: int, why: Mapping[str, str])
         cfg: With all options.
         boxes: Of the training set.
         steps: Of an epoch.
-        why: Reasons of ``size``, ``batch``, ``length`` and perhaps ``start``; what there is to say of ``boxes``.
+        why: Reasons of ``size``, ``batch``, ``rate``, ``length`` and perhaps ``start``; what to say of ``boxes``.
     """
     size = training_size(cfg)
     lines = [f'size: {why["size"]}']
@@ -173,7 +169,7 @@ def plan_lines(cfg: Config, boxes: BoxSizes, steps: int, why: Mapping[str, str])
     lines.append(
         f'batch: {loader.batch_size} images, {why["batch"]}'
         + (f', {counts} of them accumulated' if counts > 1 else '')
-        + f'{of_all}; learning rate {rate:.3g} for it'
+        + f'{of_all}; learning rate {rate:.3g}, {why["rate"]}'
     )
     epochs, warmup = cfg.train_cfg.max_epochs, schedulers[0].get('end', 0)
     lines.append(f'length: {epochs} epochs of {steps} steps, {why["length"]}; {warmup} of them warm-up')
