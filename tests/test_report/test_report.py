@@ -71,6 +71,12 @@ def test_schedule_is_that_of_training():
     assert schedule.validations == [*range(10, 271, 10), *range(279, 301)]
 
 
+def test_a_run_that_never_validates_has_a_schedule_too():
+    cfg = Config.fromfile(ROOT / 'configs/yolov7/yolov7_tiny_8xb16-300e_coco.py')
+    cfg.train_cfg.update(val_begin=1000)
+    assert '300 epochs, ' in (page := schedule_page(cfg, 'config').render()) and '0 validations' in page
+
+
 def test_logs_of_a_resumed_run_are_joined(tmp_path):
     """Records after the checkpoint that a run was resumed from are dropped; the last line may be cut."""
     logs = []

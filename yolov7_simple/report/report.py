@@ -148,7 +148,7 @@ def add_schedule(page: Page, cfg: Config) -> None:
     schedule = plan_schedule(cfg)
     peak = max(schedule.lrs)
     words = (
-        f'{schedule.validations[-1]} epochs, {schedule.warmup:g} of them warm-up; the learning rate goes up to '
+        f'{cfg.train_cfg.max_epochs} epochs, {schedule.warmup:g} of them warm-up; the learning rate goes up to '
         f'{peak:g} and ends at {schedule.lrs[-1]:.2g}; '
         + (
             f'the last stage begins after epoch {schedule.last_stage:g}; '
