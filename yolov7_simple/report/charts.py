@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -107,7 +108,7 @@ def draw_curves(train: list[dict], val: list[dict], classes: Sequence[str]) -> d
 def draw_schedule(schedule: Schedule) -> dict[str, bytes]:
     """Draw the planned learning rate, with warm-up, last stage and validations marked."""
     pictures: dict[str, bytes] = {}
-    end = schedule.validations[-1]
+    end = math.ceil(schedule.epochs[-1])
     with chart('Schedule', 'epoch', 'learning rate', pictures, (6.4, 3.3)) as axes:
         line(axes, 0, schedule.epochs, schedule.lrs, linewidth=2)
         spans = [('warm-up', 0, schedule.warmup, COLORS[4])]
