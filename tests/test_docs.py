@@ -289,7 +289,7 @@ def check_deployment(folder, printed):
 
 
 def check_image_sizes(folder, printed):
-    assert 'img_size: ' in logs(folder) and 'input batch x 3 x 384 x 640' in printed
+    assert 'img_size: ' in logs(folder) and 'input batch x 3 x 96 x 160' in printed  # as no image is larger
     assert (folder / 'outputs/pictures/photo.jpg').is_file()
     assert 'windows of ' in printed and (folder / 'tiles.onnx').is_file()
 
@@ -299,7 +299,10 @@ def check_training(folder, printed):
     work_dir = folder / 'work_dirs/yolov7_tiny_8xb16-300e_coco_mine'
     published = torch.load(folder / 'torch/hub/checkpoints/yolov7_tiny_coco.pth', weights_only=True)['model']
     before, after = convert_state_dict(published), weights(work_dir / f'epoch_{NUM_EPOCHS}.pth')
-    changed = {key.split('.')[0] for key, value in after.items() if not torch.equal(value, before[key])}
+    same = {key for key, value in after.items() if value.shape == before[key].shape}
+    # An average of equal weights may differ in the last digit.
+    same = {key for key in same if torch.allclose(after[key], before[key], 1e-6)}
+    changed = {key.split('.')[0] for key in after.keys() - same}
     assert changed == {'neck', 'bbox_head'}
     assert 'Other classes than in the checkpoint' in printed and 'goes on after epoch 2' in printed
 

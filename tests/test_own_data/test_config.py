@@ -225,7 +225,7 @@ def test_from_folder_to_detections(tmp_path):
                   *SMALL, f'load_from={tmp_path / "coco.pth"}')  # fmt: skip
     assert 'in the form of YOLO, 2 classes: cat, dog' in output
     assert 'Other classes than in the checkpoint' in output and 'of class layers start anew' in output
-    assert 'the current batch size is 2. Scaling the original LR by 0.25' in output
+    assert 'learning rate 0.00025, as measured for trained weights' in output  # for 2 images
     records = [record for record in scalars(work) if 'loss' in record]
     assert len(records) == 4 and 'loss_l1' in records[-1]
     config, checkpoint = work / 'work.py', work / 'epoch_2.pth'

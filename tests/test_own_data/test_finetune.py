@@ -98,7 +98,7 @@ def test_from_published_weights_to_a_run_that_needs_no_network(release, pets, tm
     output = tool(
         'train.py', tmp_path / 'small.py', '--data', pets, '--pretrained', '--epochs', '1', '--work-dir', work
     )
-    assert 'from rtodlab://yolov7_tiny, ' in output
+    assert 'from rtodlab://yolov7_tiny; ' in output
     assert 'class rows kept for Dog; anew for hamster' in output
     assert 'start anew' not in output and 'do not match' not in output
     cfg = Config.fromfile(work / 'work.py')

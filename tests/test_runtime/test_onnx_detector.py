@@ -71,13 +71,13 @@ def test_metadata_of_other_tools_are_left_alone_and_later_versions_refused(model
     export(model, tmp_path / 'a.onnx', files / 'small.py')
     file = onnx.load(tmp_path / 'a.onnx')
     own = {entry.key: entry.value for entry in file.metadata_props}
-    for extra, message in (({'onnx.infer': 'onnxruntime.quant', 'x': '{'}, None), ({'version': '2'}, 'update')):
+    for extra, message in (({'onnx.infer': 'onnxruntime.quant', 'x': '{'}, None), ({'version': '3'}, 'update')):
         onnx.helper.set_model_props(file, {**own, **extra})
         onnx.save(file, tmp_path / 'b.onnx')
         if message is None:
             assert OnnxDetector(tmp_path / 'b.onnx').classes == list(CLASSES)
         else:
-            with pytest.raises(InputError, match=rf'b\.onnx: its metadata are of version 2.*{message}'):
+            with pytest.raises(InputError, match=rf'b\.onnx: its metadata are of version 3.*{message}'):
                 OnnxDetector(tmp_path / 'b.onnx')
 
 

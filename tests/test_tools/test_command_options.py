@@ -97,7 +97,7 @@ def test_python_style_configs_with_data_of_ones_own(project, trained, tmp_path):
                   '--verbose', '--epochs', '1', '--cfg-options', 'train_dataloader.batch_size=3',
                   'optim_wrapper.accumulative_counts=2')  # fmt: skip
     assert re.search('1 epochs of [23] steps', output) and '2 of them accumulated' in output
-    assert 'Scaling the original LR by 0.046875' in output  # 3 images of each of 2 batches, of 128
+    assert 'learning rate 0.0026, as measured for random weights' in output  # for 6 images
     assert Config.fromfile(tmp_path / 'work' / 'work.py').optim_wrapper.accumulative_counts == 2
 
 

@@ -22,9 +22,9 @@ LAST_STAGE_SHARE = 0.3
 # Options of MosaicAffineMixUp in the place of the config's.
 AUGMENTATION: dict[str, Any] = {}
 # Learning rate of AdamW for an update of RATE_BATCH images, in the place of the config's, from random weights and from
-# trained ones. For another batch it grows with its root, as AdamW's steps do not grow with it, up to MAX_RATE. Runs of
-# more than SHORT_RUN steps have the config's.
-RATE, TRAINED_RATE, MAX_RATE = 0.003, 0.0005, 0.004
+# trained ones. For another batch it grows with its root, up to MAX_SHORT_RATE, as AdamW's steps do not grow with it.
+# Runs of more than SHORT_RUN steps have the config's.
+RATE, TRAINED_RATE, MAX_SHORT_RATE = 0.003, 0.0005, 0.004
 RATE_BATCH = 8
 SHORT_RUN = 30_000
 
@@ -109,7 +109,7 @@ def learning_rate(num_images: int, is_trained: bool) -> float:
         num_images: Of an update.
         is_trained: Whether it starts from trained weights.
     """
-    return min((TRAINED_RATE if is_trained else RATE) * math.sqrt(num_images / RATE_BATCH), MAX_RATE)
+    return min((TRAINED_RATE if is_trained else RATE) * math.sqrt(num_images / RATE_BATCH), MAX_SHORT_RATE)
 
 
 class EpochSchedule(NamedTuple):
