@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from yolov7_simple import ForeachExpMomentumEMA
 from yolov7_simple.engine.loops import resolve_intervals
+from yolov7_simple.models.ema import RECIPE_STEPS
 from yolov7_simple.report.runs import POINTS_PER_EPOCH, plan_schedule
 
 CONFIGS = sorted((ROOT / 'configs' / 'yolov7').glob('*.py'))
@@ -94,7 +95,7 @@ def test_recipe(path):
     assert hooks['LastStageHook'].num_last_epochs == 20
     ema = hooks['EMAHook']
     assert (ema.ema_type, ema.momentum, ema.gamma, ema.update_buffers) == ('ForeachExpMomentumEMA', 0.0002, 2000, True)
-    assert ema.base_steps < 117_000 // 128 * 300  # so that the recipe's own numbers are for the recipe's own run
+    assert RECIPE_STEPS < 117_000 // 128 * 300  # so that the recipe's own numbers are for the recipe's own run
     assert {'NumClassCheckHook', 'NonFiniteLossHook'} <= {hook.type for hook in cfg.default_hooks.values()}
     assert cfg.default_hooks.checkpoint.save_best == 'coco/bbox_mAP'
     mosaic, hsv, _ = cfg.train_dataloader.dataset.pipeline
@@ -163,12 +164,15 @@ def test_ema_follows_the_length_of_the_run(max_iters, momentum, gamma):
     """Over a run of 1000 steps the recipe's own average would reach back 5000."""
     model = torch.nn.Linear(1, 1)
     torch.nn.init.zeros_(model.weight)
-    ema = ForeachExpMomentumEMA(model, momentum=0.0002, gamma=2000, base_steps=250_000)
+    ema = ForeachExpMomentumEMA(model, momentum=0.0002, gamma=2000)
+    chosen = ForeachExpMomentumEMA(model, momentum=0.1, gamma=1)
     hub = MessageHub.get_instance(f'ema_{max_iters}')
     if max_iters:
         hub.update_info('max_iters', max_iters)
-    ema.update_parameters(model)
+    for average in (ema, chosen):
+        average.update_parameters(model)
     assert (ema.momentum, ema.gamma) == pytest.approx((momentum, gamma))
+    assert (chosen.momentum, chosen.gamma) == (0.1, 1)  # as its owner has set it
     ema.steps.fill_(100_000)
     with torch.no_grad():
         model.weight.add_(1)
@@ -180,7 +184,7 @@ def test_ema_follows_the_length_of_the_run(max_iters, momentum, gamma):
 def test_ema_ramps_as_the_originals():
     model = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.zeros_(model.weight)
-    ema = ForeachExpMomentumEMA(model, momentum=0.0002, gamma=2000)
+    ema = ForeachExpMomentumEMA(model, momentum=0.0002, gamma=2000, base_steps=None)
     expected = 0.0
     torch.nn.init.ones_(model.weight)
     ema.steps.fill_(1)  # the first call only copies

@@ -29,11 +29,10 @@ auto_scale_lr = dict(enable=False, base_batch_size=128)
 custom_hooks = [
     dict(
         type='EMAHook',
-        # decay = 0.9998 * (1 - exp(-step / 2000)); both numbers follow the length of a run of fewer steps.
+        # decay = 0.9998 * (1 - exp(-step / 2000)); these two numbers follow the length of a shorter run.
         ema_type='ForeachExpMomentumEMA',
         momentum=0.0002,
         gamma=2000,
-        base_steps=250_000,
         update_buffers=True,
         priority=49,
     ),

@@ -10,6 +10,8 @@ from torch import nn
 
 from ..utils.options import OptionError
 
+RECIPE = 0.0002, 2000  # momentum and gamma for 300 epochs of COCO,
+RECIPE_STEPS = 250_000  # which have about so many steps
 MAX_MOMENTUM = 0.5  # in a run of but a few steps
 
 
@@ -19,18 +21,20 @@ class ForeachExpMomentumEMA(ExpMomentumEMA):
 
     A tensor that the model holds under several names is averaged once a step.
 
+    The recipe's momentum of 0.0002 and gamma of 2000 are for 300 epochs of COCO. In a run of fewer steps they follow
+    its length, so that the average reaches over the same share of it. Other numbers are taken as they are.
+
     Args:
-        base_steps: Length of the runs that momentum and gamma are for; None: any. In a shorter run the momentum grows
-            and gamma shrinks in proportion, so that the average reaches over the same share of the run.
+        base_steps: Length from which on the recipe's two numbers are as they are; None: in any run.
         args, kwargs: As of ExpMomentumEMA.
     """
 
-    def __init__(self, *args, base_steps: int | None = None, **kwargs) -> None:
+    def __init__(self, *args, base_steps: int | None = RECIPE_STEPS, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         if base_steps is not None and base_steps < 1:
             raise OptionError(f'ForeachExpMomentumEMA: base_steps must be at least 1, got {base_steps}')
         self.base_steps = base_steps
-        self._for_base = self.momentum, self.gamma
+        self.follows = base_steps is not None and (self.momentum, self.gamma) == RECIPE
         self.steps = self.steps.cpu()  # read at each step
         tensors = self.module.state_dict(keep_vars=True)
         unique = {id(tensors[name]): name for name, tensor in self.avg_parameters.items() if tensor.is_floating_point()}
@@ -61,9 +65,7 @@ class ForeachExpMomentumEMA(ExpMomentumEMA):
     def _fit_to_run(self) -> None:
         """Set momentum and gamma for the length of the run, which mmengine tells in its message hub."""
         num_steps = MessageHub.get_current_instance().get_info('max_iters')
-        if self.base_steps is None or not num_steps:
-            return
-        momentum, gamma = self._for_base
-        share = min(1.0, num_steps / self.base_steps)
-        self.momentum = max(momentum, min(MAX_MOMENTUM, momentum / share))
-        self.gamma = max(1, gamma * share)
+        if self.follows and num_steps:
+            momentum, gamma = RECIPE
+            share = min(1.0, num_steps / self.base_steps)
+            self.momentum, self.gamma = max(momentum, min(MAX_MOMENTUM, momentum / share)), max(1, gamma * share)
